@@ -1,0 +1,192 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one way to write: beside the place, fsync, rename. Standard library only.
+
+A reader sees the old content or the new, never a part, and what is under its final name survives a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
+
+CHUNK = 1 << 20
+"""Bytes read at a time when hashing or copying."""
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of *data* in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, in constant memory.
+
+    :raises OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a file system that cannot (EINVAL) is left alone."""
+    checkpoint(f"fsync {path.name}/")
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    checkpoint(f"fsync {path.name}")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def rename(source: Path, destination: Path) -> None:
+    """Rename over *destination* and make it durable; both lie in one file system."""
+    checkpoint(f"rename {source.name} -> {destination.name}")
+    os.replace(source, destination)
+    fsync_directory(destination.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or tree if it is there, and make that durable."""
+    if not path.is_symlink() and not path.exists():
+        return
+    checkpoint(f"remove {path.name}")
+    if path.is_dir() and not path.is_symlink():
+        _remove_tree(path)
+    else:
+        path.unlink()
+    fsync_directory(path.parent)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a tree although directories in it may be read-only (git's objects, unpacked archives)."""
+    for folder, _names, _files in os.walk(path):
+        mode = os.lstat(folder).st_mode
+        if not mode & stat.S_IWUSR or not mode & stat.S_IXUSR:
+            os.chmod(folder, stat.S_IMODE(mode) | stat.S_IRWXU)
+    shutil.rmtree(path)
+
+
+def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | None = None) -> None:
+    """Write *data* under *path*: a temporary file beside it, fsync, rename.
+
+    :param mode: the permissions of the file, whatever the umask.
+    :param mtime_ns: modification time in nanoseconds since the epoch; now if not given.
+    :raises OSError: the disk is full, the directory is read-only or missing.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    checkpoint(f"write {path.name}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            checkpoint(f"fsync {path.name}")
+            os.fsync(stream.fileno())
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Write *value* as JSON with sorted keys, so that equal values are equal bytes."""
+    atomic_write(path, json_bytes(value), mode=mode)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the canonical JSON of *value*: sorted keys, two spaces, a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path, error: type[OfflineError] = OfflineError) -> Any:
+    """Read a JSON file that this collection wrote.
+
+    :param error: the exception for a file that is no JSON; it names the file.
+    :raises FileNotFoundError: there is none.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as exception:
+        raise error(f"{path} is damaged ({exception}). Remove it and run again.") from None
+
+
+def switch_link(link: Path, target: str) -> None:
+    """Make *link* a symbolic link to *target* in one step, whatever link was there before.
+
+    :raises OfflineError: something that is no link is in the way.
+    """
+    if link.exists() and not link.is_symlink():
+        raise OfflineError(f"{link} is in the way of a link to {target}. Move it elsewhere and run again.")
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    checkpoint(f"link {link.name}")
+    temporary.symlink_to(target)
+    rename(temporary, link)
+
+
+def swap_directory(fresh: Path, destination: Path) -> None:
+    """Put the finished directory *fresh* in the place of *destination*, and remove what was there.
+
+    A reader may see *destination* missing for an instant; if killed then, running again puts it in place.
+    """
+    old = destination.with_name(f".{destination.name}.old")
+    remove(old)
+    if destination.exists():
+        rename(destination, old)
+    rename(fresh, destination)
+    remove(old)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold *path* as a lock file while the body runs; a holder that died leaves no lock behind.
+
+    :param what: what is being held, for the message of whoever comes second.
+    :raises OfflineError: another process of this machine holds it; its pid is named.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise OfflineError(f"{what} is in use by process {holder} of this machine ({path}). Wait for it to end and run again.") from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield

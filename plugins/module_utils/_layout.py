@@ -1,0 +1,143 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where everything lies in a bundle and on a node; nobody else joins these names. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The paths of a bundle. It is relocatable: what it holds names no absolute path."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "bundle.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by whoever writes into the bundle; not part of it."""
+        return self.root / ".lock"
+
+    @property
+    def records(self) -> Path:
+        """What was seen at first download; ``records/urls.json`` for files, ``records/repositories.json`` for frozen commits."""
+        return self.root / "records"
+
+    @property
+    def repos(self) -> Path:
+        """Bare mirrors: ``<host>/<owner>/<name>.git``."""
+        return self.root / "repos"
+
+    @property
+    def wheels(self) -> Path:
+        """Prebuilt wheels of the catalogue, by file name."""
+        return self.root / "wheels"
+
+    @property
+    def wheelhouse(self) -> Path:
+        return self.root / "wheelhouse"
+
+    @property
+    def index(self) -> Path:
+        """Files as an index serves them, and sdists built to wheels."""
+        return self.wheelhouse / "index"
+
+    def git_wheels(self, mirror: str, commit: str) -> Path:
+        """Wheels built from one commit; *mirror* as ``RepositoryId.mirror``."""
+        return self.wheelhouse / "git" / mirror.removesuffix(".git") / commit
+
+    @property
+    def targets(self) -> Path:
+        return self.root / "targets"
+
+    def target(self, commit: str, name: str) -> Path:
+        """The lock of one target for one commit of the project."""
+        return self.targets / commit / name
+
+    @property
+    def assets(self) -> Path:
+        """As they will lie on the node: ``.maniskill/ .sapien/ .cache/openpi/``."""
+        return self.root / "assets"
+
+    @property
+    def tools(self) -> Path:
+        """Wheels of uv and of what the modules need on a node, and the collection's archive."""
+        return self.root / "tools"
+
+    @property
+    def cache(self) -> Path:
+        """Scratch space of the bastion (uv's cache, checkouts, partial downloads): not in the manifest, not pushed."""
+        return self.root / ".cache"
+
+
+@dataclass(frozen=True)
+class Node:
+    """The paths under ``rlinf_prefix`` of a node."""
+
+    prefix: Path
+
+    @property
+    def bundle(self) -> Path:
+        return self.prefix / "bundle"
+
+    @property
+    def runtime(self) -> Path:
+        """The private environment that the modules run in."""
+        return self.prefix / "runtime"
+
+    @property
+    def runtime_python(self) -> Path:
+        return self.runtime / "bin" / "python"
+
+    @property
+    def tools(self) -> Path:
+        return self.prefix / "tools"
+
+    @property
+    def uv(self) -> Path:
+        return self.tools / "uv"
+
+    @property
+    def uv_config(self) -> Path:
+        """uv's settings of an offline node."""
+        return self.tools / "uv.toml"
+
+    @property
+    def git_config(self) -> Path:
+        """git's settings of an offline node, used as GIT_CONFIG_GLOBAL: every host redirected to the bundle's mirrors."""
+        return self.tools / "gitconfig"
+
+    @property
+    def src(self) -> Path:
+        return self.prefix / "src"
+
+    @property
+    def venvs(self) -> Path:
+        return self.prefix / "venvs"
+
+    @property
+    def assets(self) -> Path:
+        return self.prefix / "assets"
+
+    @property
+    def state(self) -> Path:
+        return self.prefix / "state"
+
+    @property
+    def cache(self) -> Path:
+        return self.prefix / "cache"
+
+    @property
+    def bundle_stamp(self) -> Path:
+        """Says which manifest was verified on this node."""
+        return self.state / "bundle.json"
+
+    @property
+    def journals(self) -> Path:
+        return self.state / "journals"

@@ -1,0 +1,50 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every module does the same way: report its errors, and say when the node is not prepared yet. Standard library only."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+
+
+def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
+    """Run *work* and leave with its result, or with the message of the error it raised.
+
+    An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
+    """
+    try:
+        result = work()
+    except OfflineError as error:
+        module.fail_json(msg=str(error), **error.details)
+    except OSError as error:
+        where = error.filename or "the file system"
+        module.fail_json(msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again.")
+    else:
+        module.exit_json(**result)
+
+
+def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> None:
+    """Leave with a clear message unless all *libraries* (import names) are there.
+
+    In check mode a node that is not prepared yet is no error: the module reports that it would run after prepare.
+
+    :param remedy: what to do, a sentence.
+    """
+    missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
+    if not missing:
+        return
+    if module.check_mode:
+        module.exit_json(changed=True, msg=f"would run after prepare: {', '.join(missing)} not there yet", after_prepare=True)
+    module.fail_json(msg=f"The Python at {sys.executable} lacks {', '.join(missing)}. {remedy}")
+
+
+ON_BASTION = "Install the collection's requirements.txt into the Python that runs ansible-playbook, or set rlinf_bastion_python."
+ON_NODE = "Run the playbook rlinf.offline.prepare for this node first."

@@ -1,0 +1,117 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""URLs: what may be used, which repository one names, and how none leaks a credential. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+
+REMOTE_SCHEMES = frozenset({"https", "http", "ssh"})
+"""Schemes that a catalogue entry may use; a rewrite given by the operator may also lead to ``file``."""
+# hosts that treat owner and name without regard to case
+CASELESS_HOSTS = frozenset({"github.com", "gitlab.com", "huggingface.co", "bitbucket.org"})
+_SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!//)(?P<path>[^:\s]+)\Z")
+_USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']+@")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f$`\\\"'<>|;{}]")
+_PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
+
+
+def redact(text: str) -> str:
+    """Return *text* with the user info of every URL in it replaced by ``***`` (``git@`` is no secret and stays)."""
+    return _USERINFO.sub(lambda found: found.group(0) if found.group(0).endswith("://git@") else f"{found['scheme']}***@", text)
+
+
+def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) -> str:
+    """Return *url* if it may be given to git, requests or uv.
+
+    :param entry: the catalogue entry it comes from, for the message.
+    :raises CatalogError: it could be taken for an option, runs a command, holds characters that a shell or an environment
+        expansion would touch, or has a scheme that is not allowed.
+    """
+    if url.startswith("-") or "::" in url.split("/", 1)[0] or _UNSAFE.search(url):
+        raise CatalogError(f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL.")
+    scheme = "ssh" if _SCP.match(url) else urlsplit(url).scheme.lower()
+    if scheme not in schemes:
+        raise CatalogError(f"{entry}: {redact(url)!r} has the scheme {scheme or 'none'!r}; allowed are {', '.join(sorted(schemes))}.")
+    return url
+
+
+@dataclass(frozen=True)
+class RepositoryId:
+    """Which repository a URL names, however it is written: host, owner (may hold slashes) and name without ``.git``."""
+
+    host: str
+    owner: str
+    name: str
+
+    @classmethod
+    def parse(cls, url: str) -> RepositoryId:
+        """Take apart an https, ssh or scp-like URL; a ``git+`` prefix, ``@ref`` and fragment must be off already.
+
+        :raises CatalogError: there is no host, owner or name in it.
+        """
+        scp = _SCP.match(url)
+        if scp:
+            host, path = scp["host"], scp["path"]
+        else:
+            parts = urlsplit(url)
+            host, path = parts.hostname or "", unquote(parts.path)
+        owner, _, name = path.strip("/").rpartition("/")
+        name = name.removesuffix(".git")
+        pieces = [host.lower(), *owner.split("/"), name]
+        if not all(_PART.match(piece) for piece in pieces):
+            raise CatalogError(f"{redact(url)!r} names no repository: a URL like https://host/owner/name.git is needed.")
+        return cls(host.lower(), owner, name)
+
+    @property
+    def key(self) -> str:
+        """What two URLs of one repository have in common; lower case where the host does not care."""
+        text = f"{self.host}/{self.owner}/{self.name}"
+        return text.lower() if self.host in CASELESS_HOSTS else text
+
+    @property
+    def mirror(self) -> str:
+        """Where its mirror lies under the bundle's ``repos/``."""
+        return f"{self.host}/{self.owner}/{self.name}.git"
+
+
+class Rewrites:
+    """Prefixes of URLs that are reached elsewhere: mirrors of GitHub or Hugging Face, or a stand-in in a test.
+
+    The longest matching prefix wins, as with git's ``url.<base>.insteadOf``.
+    """
+
+    def __init__(self, prefixes: Mapping[str, str] | None = None) -> None:
+        for prefix, replacement in (prefixes or {}).items():
+            for text in (prefix, replacement):
+                check_url(text, "rlinf_url_rewrites", REMOTE_SCHEMES | {"file"})
+                if not text.endswith(("/", ":")):
+                    raise CatalogError(f"rlinf_url_rewrites: {redact(text)!r} must end with a slash, since it is a prefix: otherwise other hosts match too.")
+        self.prefixes = dict(prefixes or {})
+
+    def apply(self, url: str) -> str:
+        """Return where *url* is really fetched from."""
+        matching = [prefix for prefix in self.prefixes if url.startswith(prefix)]
+        if not matching:
+            return url
+        longest = max(matching, key=len)
+        return self.prefixes[longest] + url[len(longest) :]
+
+    @property
+    def git_config(self) -> list[tuple[str, str]]:
+        """The same rules for git, as configuration keys and values."""
+        return [(f"url.{replacement}.insteadOf", prefix) for prefix, replacement in sorted(self.prefixes.items())]
+
+
+def without_userinfo(url: str) -> str:
+    """Return *url* without user and password, for records and manifests (an scp-like URL is returned as it is)."""
+    if _SCP.match(url):
+        return url
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
