@@ -1,0 +1,68 @@
+# The commands that work on this collection. `make help` lists them; CONTRIBUTING.md says when to use which.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+venv := .venv/bin
+# nothing that runs here shall depend on what the user has set for Ansible
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(CURDIR)/$(venv):$(PATH)
+unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench build changelog clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Development tools into .venv, the checkout importable as rlinf.offline (PYTHON=... picks the interpreter)
+	@tools/setup
+
+lock: setup ## Newest development tools into requirements-dev.txt, with hashes
+	$(venv)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate \
+	  --custom-compile-command 'make lock' -o requirements-dev.txt requirements-dev.in
+
+lint: setup ## ruff, mypy, yamllint, ansible-lint
+	$(venv)/ruff check
+	$(venv)/ruff format --check
+	cd .venv/collections && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.cache/mypy \
+	  -p ansible_collections.rlinf.offline.plugins
+	$(venv)/yamllint --strict .
+	$(venv)/ansible-lint --profile production --offline
+
+sanity: setup ## ansible-test sanity, with the Python of .venv
+	tools/sanity
+
+unit: setup ## pytest tests/unit
+	$(venv)/pytest tests/unit
+
+integration: setup ## pytest tests/integration
+	$(venv)/pytest tests/integration
+
+molecule: setup ## A bastion and two ssh nodes without network: molecule test (root; SCENARIO=default)
+	@tools/system-packages
+	@[ "$$(id -u)" = 0 ] || { echo "The test hosts are network namespaces, which needs root: sudo make molecule" >&2; exit 1; }
+	$(venv)/molecule test -s $(or $(SCENARIO),default)
+
+system-packages: ## What the tests need from apt (root)
+	@tools/system-packages --install
+
+test: lint sanity unit integration molecule ## Everything that CI runs
+
+demo: setup ## The whole job against a small upstream on loopback (no root)
+	$(venv)/python -m tests.demo.run
+
+real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com where it cannot be reached (root)
+	$(venv)/python -m tests.real.run
+
+bench: setup ## Times of the real run's parts, for docs/benchmarks.md (root)
+	$(venv)/python -m tests.real.run --bench
+
+build: setup ## The collection's archive into build/
+	$(venv)/ansible-galaxy collection build --force --output-path build
+
+changelog: setup ## CHANGELOG.rst out of changelogs/fragments, when a version is released
+	$(venv)/antsibull-changelog release
+
+clean: ## What make has made, the development tools too
+	rm -rf .venv .cache build
