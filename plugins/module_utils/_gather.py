@@ -1,0 +1,266 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From pins to files: the wheelhouse.
+
+What an index serves as a wheel is taken as it is; sdists and commits are built to wheels once, reproducibly, and kept by what they
+were built from, so that another target, or another run, finds the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
+from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, read_json, remove, rename, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+from ansible_collections.rlinf.offline.plugins.module_utils._resolve import Pin
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
+from packaging.utils import parse_wheel_filename
+
+_COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".pyx", ".rs")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a lock.
+
+    *kind*: ``index`` (as served), ``sdist`` (built from one), ``git`` (built from a commit), ``wheel`` (prebuilt, of the catalogue).
+    *source*: the URL and, of what is served, its sha256 and size; of a commit, its URL, commit and subdirectory.
+    *path* (relative to the bundle), *sha256* and *size* are those of the wheel; empty until it is there.
+    """
+
+    name: str
+    version: str | None
+    kind: str
+    source: Mapping[str, Any]
+    path: str = ""
+    sha256: str = ""
+    size: int = 0
+
+    def present(self, bundle: Bundle) -> bool:
+        """Whether the file is there with the right length (its content is judged when the bundle is sealed and verified)."""
+        place = bundle.root / self.path
+        return bool(self.path) and place.is_file() and place.stat().st_size == self.size
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gatherer:
+    """Brings the files of a target's lock into the bundle.
+
+    :param uv: with the same cut-off and index as the resolution had.
+    :param python: the interpreter that builds, of the minor version *minor*.
+    """
+
+    bundle: Bundle
+    uv: Uv
+    python: Path
+    minor: str
+    platform: _wheel.Platform
+    fetcher: Fetcher
+    scratch: Path
+    progress: Callable[[str], None]
+
+    def plan(self, pins: Iterable[Pin], cwd: Path) -> list[Package]:
+        """Return the package of each pin, with the file that an installer on the nodes would take.
+
+        :raises LockError: an index offers nothing that fits.
+        """
+        packages = []
+        served = []
+        for pin in pins:
+            if pin.git:
+                url, commit, subdirectory = pin.git
+                packages.append(Package(pin.name, None, "git", {"url": url, "commit": commit, "subdirectory": subdirectory}))
+            elif pin.url:
+                wheel = Path(pin.url.removeprefix("file://"))
+                path = f"wheels/{wheel.name}"
+                version = str(parse_wheel_filename(wheel.name)[1])
+                packages.append(Package(pin.name, version, "wheel", {}, path, sha256_file(wheel), wheel.stat().st_size))
+            else:
+                served.append(pin)
+        return sorted([*packages, *self._served(served, cwd)], key=lambda package: package.name)
+
+    def _served(self, pins: Sequence[Pin], cwd: Path) -> list[Package]:
+        if not pins:
+            return []
+        remove(self.scratch)
+        self.scratch.mkdir(parents=True)
+        listed, output = self.scratch / "served.in", self.scratch / "pylock.served.toml"
+        listed.write_text("".join(f"{pin.requirement}\n" for pin in pins), encoding="utf-8")
+        arguments = ["pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate", "--format", "pylock.toml"]
+        platform = ["--python", self.python, "--python-version", self.minor, "--python-platform", str(self.platform)]
+        self.uv.run([*arguments, *platform, listed, "--output-file", output], what="asking the index for the files of the pins", cwd=cwd)
+        tags = _wheel.supported_tags(self.minor, self.platform)
+        return [self._choose(package, tags) for package in _pylock.read(output)["packages"]]
+
+    def _choose(self, package: Mapping[str, Any], tags: list[Any]) -> Package:
+        wheels, sdist = _pylock.offered(package)
+        best = _wheel.best_wheel((wheel.filename for wheel in wheels), tags)
+        file = next((wheel for wheel in wheels if wheel.filename == best), None)
+        name, version = package["name"], package["version"]
+        if file:
+            source = {"url": file.url, "sha256": file.sha256, "size": file.size}
+            path = str((self.bundle.index / file.filename).relative_to(self.bundle.root))
+            return Package(name, version, "index", source, path, file.sha256, file.size or 0)
+        if sdist:
+            return Package(name, version, "sdist", {"url": sdist.url, "sha256": sdist.sha256, "size": sdist.size, "filename": sdist.filename})
+        offered = ", ".join(wheel.filename for wheel in wheels) or "nothing"
+        raise LockError(f"{name} {version}: no file fits CPython {self.minor} on {self.platform}; the index offers {offered}. Set rlinf_platform or pin another version.")
+
+    def gather(self, packages: Sequence[Package]) -> list[Package]:
+        """Bring every file that is not there yet; return the packages with their files filled in.
+
+        :raises LockError: some could not be had; every one of them is named.
+        """
+        self._fetch([package for package in packages if package.kind == "index" and not package.present(self.bundle)])
+        builds = Builds(self.bundle)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            done = list(pool.map(lambda package: self._built(package, builds), packages))
+        failed = [item for item in done if isinstance(item, str)]
+        if failed:
+            raise LockError("\n".join([f"{len(failed)} of {len(packages)} packages could not be built:", *failed]))
+        return [self._measured(item) for item in done if isinstance(item, Package)]
+
+    def _fetch(self, packages: Sequence[Package]) -> None:
+        downloads = [Download(package.source["url"], self.bundle.root / package.path, sha256=package.source["sha256"], size=package.source["size"]) for package in packages]
+        self.progress(f"fetching {len(downloads)} files")
+        failures = [f"{download.destination.name}: {outcome}" for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads)) if isinstance(outcome, Exception)]
+        if failures:
+            raise LockError("\n".join([f"{len(failures)} of {len(downloads)} files could not be fetched; those that were stay:", *failures]))
+
+    def _measured(self, package: Package) -> Package:
+        place = self.bundle.root / package.path
+        if not place.is_file():
+            raise LockError(f"{package.name}: {place} is not there. Run the download playbook again; a prebuilt wheel comes by rlinf_wheel_cache.")
+        return replace(package, size=place.stat().st_size)
+
+    def _built(self, package: Package, builds: Builds) -> Package | str:
+        if package.kind not in ("sdist", "git"):
+            return package
+        try:
+            return self._from_sdist(package, builds) if package.kind == "sdist" else self._from_git(package, builds)
+        except (LockError, ProcessError) as error:
+            return f"{package.name}: {error}"
+
+    def _from_sdist(self, package: Package, builds: Builds) -> Package:
+        key = f"sdist:{package.source['sha256']}:{self.minor}:{self.platform}"
+        known = builds.find(key)
+        if known:
+            return replace(package, **known)
+        sdist = self.bundle.cache / "sdists" / package.source["sha256"] / package.source["filename"]
+        sdist.parent.mkdir(parents=True, exist_ok=True)
+        outcome = self.fetcher.fetch_all([Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"])])[0]
+        if isinstance(outcome, Exception):
+            raise LockError(str(outcome))
+        names, newest = sdist_content(sdist)
+        if any(name.endswith(_COMPILED) for name in names):
+            check_headers(self.python, package.name)
+        return self._build(package, sdist, newest, self.bundle.index, builds, key)
+
+    def _from_git(self, package: Package, builds: Builds) -> Package:
+        url, commit, subdirectory = package.source["url"], package.source["commit"], package.source["subdirectory"]
+        mirror = RepositoryId.parse(url).mirror
+        key = f"git:{mirror}@{commit}#{subdirectory or ''}:{self.minor}:{self.platform}"
+        known = builds.find(key)
+        if known:
+            return replace(package, **known)
+        tree = self.scratch / "trees" / package.name
+        remove(tree)
+        tree.parent.mkdir(parents=True, exist_ok=True)
+        _mirror.checkout(self.bundle.repos / mirror, commit, tree, origin_url=url)
+        source = tree / subdirectory if subdirectory else tree
+        try:
+            when = _mirror.commit_time(self.bundle.repos / mirror, commit)
+            return self._build(package, source, when, self.bundle.git_wheels(mirror, commit), builds, key)
+        finally:
+            remove(tree)
+
+    def _build(self, package: Package, source: Path, epoch: int, folder: Path, builds: Builds, key: str) -> Package:
+        self.progress(f"building {package.name}")
+        output = self.scratch / "built" / package.name
+        remove(output)
+        # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH (a zip knows no year before 1980)
+        env = {"SOURCE_DATE_EPOCH": str(max(epoch, 315532800)), "UV_NO_CONFIG": "1", "PYTHONHASHSEED": "0"}
+        arguments = ["build", "--wheel", "--quiet", "--python", self.python, "--out-dir", output, source]
+        self.uv.run(arguments, what=f"building {package.name} from {source.name}", env=env, cwd=self.scratch)
+        wheel = next(output.glob("*.whl"))
+        _wheel.check_built(wheel, self.platform, package.name)
+        if not _wheel.best_wheel([wheel.name], _wheel.supported_tags(self.minor, self.platform)):
+            raise LockError(f"{wheel.name}, built here, does not fit CPython {self.minor} on {self.platform}. Download on a host like the nodes, or set rlinf_platform.")
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder / wheel.name
+        found = {"path": str(place.relative_to(self.bundle.root)), "sha256": sha256_file(wheel), "size": wheel.stat().st_size}
+        fsync_file(wheel)
+        rename(wheel, place)
+        builds.add(key, found)
+        return replace(package, version=str(parse_wheel_filename(place.name)[1]), **found)
+
+
+class Builds:
+    """What was built from what: ``records/builds.json``."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.path = bundle.records / "builds.json"
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[str, Any]] = read_json(self.path, LockError) if self.path.exists() else {}
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return path, sha256, size and version of the wheel built from *key*, if it is still there as it was."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        place = self.bundle.root / known["path"]
+        if not place.is_file() or sha256_file(place) != known["sha256"]:
+            return None
+        return {**known, "version": str(parse_wheel_filename(place.name)[1])}
+
+    def add(self, key: str, found: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._known[key] = dict(found)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, self._known)
+
+
+def sdist_content(sdist: Path) -> tuple[list[str], int]:
+    """Return the member names of an sdist and the time of the newest one in seconds since the epoch.
+
+    :raises LockError: it is damaged.
+    """
+    try:
+        if sdist.suffix == ".zip":
+            with zipfile.ZipFile(sdist) as archive:
+                return archive.namelist(), 315532800
+        with tarfile.open(sdist) as archive:
+            members = archive.getmembers()
+            return [member.name for member in members], int(max((member.mtime for member in members), default=0))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise LockError(f"{sdist.name} is damaged ({error}).") from None
+
+
+def check_headers(python: Path, package: str) -> None:
+    """Refuse to build compiled code without the headers of the interpreter.
+
+    :raises LockError: ``Python.h`` is not there; the package to install is named.
+    """
+    said = run([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('include'))"], what=f"asking {python} for its headers").stdout.strip()
+    if not Path(said, "Python.h").is_file():
+        version = run([python, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], what=f"asking {python} for its version").stdout.strip()
+        raise LockError(f"{package} must be compiled, and {said}/Python.h is not there. Install python{version}-dev, or give an interpreter that has its headers by rlinf_python.")
