@@ -202,8 +202,10 @@ class Resolver:
 
     def _editable_name(self, step: Step) -> str:
         """Return the distribution name of an editable repository, which only its metadata tells."""
+        remove(self.scratch)
+        self.scratch.mkdir(parents=True)
         output = self.scratch / "pylock.editable.toml"
-        listed = self.scratch / "step.in"
+        (listed,) = self._inputs(step)
         self._uv(step, ["pip", "compile", *self._common(), "--no-deps", "--format", "pylock.toml", listed, "--output-file", output], self.scratch)
         return str(canonicalize_name(_pylock.read(output)["packages"][0]["name"]))
 
