@@ -197,9 +197,8 @@ def ask_interpreter(path: Path) -> Interpreter:
     """
     try:
         said = json.loads(run([path, "-I", "-c", _ASK], what=f"asking {path} what it is", timeout=60).stdout)
-    except (ProcessError, ValueError) as error:
-        raise OfflineError(
-            f"{path} is no usable Python ({error}). Set rlinf_python to a version or to the path of an interpreter."
-        ) from None
+    except (ProcessError, ValueError):
+        state = "cannot be run as a Python" if path.exists() else "is not there"
+        raise OfflineError(f"The interpreter {path} {state}. Set rlinf_python to a version or to the path of an interpreter.") from None
     said["executable"] = Path(said["executable"])
     return Interpreter(path=path, **said)
