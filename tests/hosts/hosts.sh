@@ -117,7 +117,7 @@ host() { # pid 1 of a host, in its own namespaces
   mkdir "$scratch/upper" "$scratch/work" "$root"
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
   while IFS= read -r -d : hidden; do
-    [ ! -d "$root$hidden" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$hidden")" hidden "$root$hidden"
+    [ -z "$hidden" ] || [ ! -d "$root$hidden" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$hidden")" hidden "$root$hidden"
   done <<<"$hide:"
   mount_devices "$root"
   configure "$root" "$state" "$name" "$net.$((10 + number))"
