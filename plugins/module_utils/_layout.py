@@ -141,3 +141,8 @@ class Node:
     @property
     def journals(self) -> Path:
         return self.state / "journals"
+
+    @property
+    def locks(self) -> Path:
+        """Effective locks: what each environment was built from, with absolute paths."""
+        return self.state / "locks"

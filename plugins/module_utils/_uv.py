@@ -21,6 +21,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._process import Comp
 MINIMUM = (0, 9)
 """The oldest uv that reads and writes PEP 751 locks the way this collection needs."""
 _VERSION = re.compile(r"uv (\d+(?:\.\d+)+)")
+# looking for an interpreter must leave nothing behind, not even in uv's cache
+_NO_CACHE = {"UV_NO_CACHE": "1"}
 # what an interpreter says of itself, in isolated mode so that nothing of the user's changes the answer
 _ASK = (
     "import json, os, platform, sys, sysconfig; print(json.dumps({"
@@ -165,6 +167,7 @@ def find_python(wanted: str, uv: Uv) -> Interpreter:
         what=f"looking for Python {wanted}",
         timeout=120,
         check=False,
+        env=_NO_CACHE,
     )
     if found.status == 0:
         return ask_interpreter(Path(found.stdout.strip()))
@@ -182,6 +185,7 @@ def installed_pythons(uv: Uv) -> list[Interpreter]:
         what="listing the Pythons of this machine",
         timeout=120,
         check=False,
+        env=_NO_CACHE,
     )
     pythons: dict[Path, Interpreter] = {}
     for entry in json.loads(said.stdout or "[]") if said.status == 0 else []:

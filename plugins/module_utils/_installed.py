@@ -1,0 +1,164 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is installed in an environment, by its ``*.dist-info`` folders (PEP 376, PEP 427). Standard library only."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import CHUNK
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed package: its normalised name, its version as its folder spells it, and its ``*.dist-info``."""
+
+    name: str
+    version: str
+    info: Path
+
+    @property
+    def record(self) -> Path:
+        return self.info / "RECORD"
+
+    def fingerprint(self) -> list[int]:
+        """Return size in bytes and mtime in nanoseconds of its RECORD; a reinstallation changes it. Without a RECORD: nothing."""
+        try:
+            status = self.record.stat()
+        except FileNotFoundError:
+            return []
+        return [status.st_size, status.st_mtime_ns]
+
+
+def normalize(name: str) -> str:
+    """Return a distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def site_packages(environment: Path) -> Path:
+    """Return the environment's ``site-packages``.
+
+    :raises VenvError: it has none, so that it is no environment.
+    """
+    found = sorted(environment.glob("lib/python3.*/site-packages"))
+    if not found:
+        raise VenvError(f"{environment} is no virtual environment. Remove it and install again.")
+    return found[0]
+
+
+def distributions(environment: Path) -> dict[str, Distribution]:
+    """Return what is installed, by normalised name.
+
+    :raises VenvError: a package is there twice, or this is no environment.
+    """
+    found: dict[str, Distribution] = {}
+    for entry in sorted(site_packages(environment).glob("*.dist-info")):
+        stem, _, version = entry.name.removesuffix(".dist-info").rpartition("-")
+        name = normalize(stem)
+        if name in found:
+            raise VenvError(f"{environment} holds {name} twice: {found[name].version} and {version}. Install again to have it built anew.")
+        found[name] = Distribution(name, version, entry)
+    return found
+
+
+def fingerprints(environment: Path) -> dict[str, list[int]]:
+    """Return the fingerprint of every package, of the activation script and of the configuration: cheap, and changed by any installer."""
+    found = {name: package.fingerprint() for name, package in distributions(environment).items()}
+    for file in ("bin/activate", "pyvenv.cfg"):
+        path = environment / file
+        found[file] = [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+    return found
+
+
+def recorded(lines: Iterator[str] | list[str]) -> dict[str, str]:
+    """Return path -> ``sha256=…`` of a RECORD; lines without a digest (RECORD itself) are left out."""
+    return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 2 and row[1]}
+
+
+def damaged_files(environment: Path, wheels: Mapping[str, Path], jobs: int) -> dict[str, list[str]]:
+    """Hash every installed file and return, for each package, the files that are not as its RECORD says or are gone.
+
+    A file that several packages bring is right if it is that of any of them, since the last one installed wins; a file whose
+    RECORD is wrong already in the wheel is right if it equals the wheel's.
+
+    :param wheels: the wheel of each package, by normalised name, as far as they are at hand.
+    :param jobs: how many files are read at a time.
+    """
+    owners: dict[str, list[tuple[str, str, str]]] = {}
+    damaged: dict[str, list[str]] = {}
+    for name, package in distributions(environment).items():
+        if not package.record.is_file():
+            damaged[name] = [f"{package.info.name}/RECORD"]
+            continue
+        folder = os.fspath(package.info.parent)
+        with open(package.record, encoding="utf-8", newline="") as stream:
+            for path, digest in recorded(stream).items():
+                owners.setdefault(os.path.normpath(os.path.join(folder, path)), []).append((name, path, digest))
+    with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
+        right = pool.map(lambda item: _matches(item[0], {digest for _name, _path, digest in item[1]}), owners.items())
+        for (file, claims), is_right in zip(owners.items(), right, strict=True):
+            if not is_right and not any(_equals_member(file, wheels.get(name), path) for name, path, _digest in claims):
+                damaged.setdefault(claims[0][0], []).append(claims[0][1])
+    return damaged
+
+
+def _matches(file: str, digests: set[str]) -> bool:
+    """Say whether a file has one of the digests of RECORDs: algorithm, ``=``, URL-safe base64 without padding (PEP 376, PEP 427)."""
+    sums = {digest.partition("=")[0]: hashlib.new(digest.partition("=")[0]) for digest in digests}
+    try:
+        with open(file, "rb", buffering=0) as stream:
+            while chunk := stream.read(CHUNK):
+                for each in sums.values():
+                    each.update(chunk)
+    except OSError:
+        return False
+    found = {f"{name}={base64.urlsafe_b64encode(each.digest()).rstrip(b'=').decode()}" for name, each in sums.items()}
+    return bool(found & {digest.rstrip("=") for digest in digests})
+
+
+def _equals_member(file: str, wheel: Path | None, path: str) -> bool:
+    """Say whether a file is what the wheel holds under *path*; one that the wheel lacks although its RECORD lists it may be missing."""
+    if wheel is None:
+        return False
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if path not in archive.NameToInfo:
+                return not os.path.exists(file)
+            return Path(file).read_bytes() == archive.read(path)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def differs_from_wheel(package: Distribution, wheel: Path) -> str | None:
+    """Compare what was installed with the wheel it should come from, by their RECORDs.
+
+    :returns: the first file that has another digest or is not listed, or None. Files below ``*.data`` move when installed and are not compared.
+    :raises VenvError: the wheel is damaged.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.count("/") == 1 and name.endswith(".dist-info/RECORD"))
+            wanted = recorded(archive.read(name).decode().splitlines())
+    except (zipfile.BadZipFile, StopIteration, UnicodeDecodeError):
+        raise VenvError(f"{wheel} is damaged. Push the bundle again.") from None
+    if not package.record.is_file():
+        return f"{package.info.name}/RECORD"
+    with open(package.record, encoding="utf-8", newline="") as stream:
+        there = recorded(stream)
+    return next((path for path, digest in wanted.items() if ".data/" not in path and there.get(path) != digest), None)
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
