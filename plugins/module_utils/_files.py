@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -95,6 +96,15 @@ def _remove_tree(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def _temporary(path: Path) -> Path:
+    """Return a name beside *path* for what will be renamed to it; what killed processes left under such a name is removed."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = stale.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
+            stale.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | None = None) -> None:
     """Write *data* under *path*: a temporary file beside it, fsync, rename.
 
@@ -102,7 +112,7 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | 
     :param mtime_ns: modification time in nanoseconds since the epoch; now if not given.
     :raises OSError: the disk is full, the directory is read-only or missing.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     checkpoint(f"write {path.name}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -150,9 +160,7 @@ def switch_link(link: Path, target: str) -> None:
     """
     if link.exists() and not link.is_symlink():
         raise OfflineError(f"{link} is in the way of a link to {target}. Move it elsewhere and run again.")
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary = _temporary(link)
     checkpoint(f"link {link.name}")
     temporary.symlink_to(target)
     rename(temporary, link)
@@ -185,7 +193,9 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise OfflineError(f"{what} is in use by process {holder} of this machine ({path}). Wait for it to end and run again.") from None
+            raise OfflineError(
+                f"{what} is in use by process {holder} of this machine ({path}). Wait for it to end and run again."
+            ) from None
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()

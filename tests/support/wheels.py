@@ -42,6 +42,7 @@ def build_wheel(
     build: str | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     entry_points: str | None = None,
+    stored: bool = False,
 ) -> Path:
     """Write a wheel and return its path.
 
@@ -49,6 +50,7 @@ def build_wheel(
         with ``__version__``.
     :param extra_files: further members (data, scripts under ``<name>-<version>.data/scripts/``).
     :param entry_points: the text of ``entry_points.txt``.
+    :param stored: not compressed, so that modules of equal length give wheels of equal size.
     """
     stem = f"{normalized(name)}-{version}"
     info = f"{stem}.dist-info"
@@ -71,7 +73,7 @@ def build_wheel(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             entry = zipfile.ZipInfo(member, STAMP)
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
             entry.external_attr = (0o755 if ".data/scripts/" in member else 0o644) << 16
             archive.writestr(entry, data)
     return path
