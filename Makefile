@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 venv := .venv/bin
-# nothing that runs here shall depend on what the user has set for Ansible
+# nothing that runs here shall depend on what the user has set for Ansible and Python
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
@@ -22,12 +22,13 @@ lock: setup ## Newest development tools into requirements-dev.txt, with hashes
 	$(venv)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate \
 	  --custom-compile-command 'make lock' -o requirements-dev.txt requirements-dev.in
 
-lint: setup ## ruff, mypy, yamllint, ansible-lint
+lint: setup ## ruff, mypy, yamllint, shellcheck, ansible-lint
 	$(venv)/ruff check
 	$(venv)/ruff format --check
 	cd .venv/collections && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.cache/mypy \
 	  -p ansible_collections.rlinf.offline.plugins
 	$(venv)/yamllint --strict .
+	$(venv)/shellcheck .ci/run tools/* tests/hosts/*.sh
 	$(venv)/ansible-lint --profile production --offline
 
 sanity: setup ## ansible-test sanity, with the Python of .venv

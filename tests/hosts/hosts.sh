@@ -18,6 +18,8 @@
 # Needs root, iproute2, openssh-server.
 set -euo pipefail
 
+bridge='' net='' port='' lower='' hide='' disk='' # what STATE/net says of a group
+
 main() {
   case "${1:-}:$#" in
     up:3) up "$(install -d -m 700 "$2" && realpath "$2")" "$3" ;;
@@ -43,7 +45,7 @@ up() {
   take_network "$state"
   # shellcheck source=/dev/null
   . "$state/net"
-  : >"$state/known_hosts" >"$state/ssh_config"
+  rm -f "$state"/{known_hosts,ssh_config}
   for ((number = 1; number <= count; number++)); do start "$state" "$number"; done
   for ((number = 1; number <= count; number++)); do wait_for "$state" "$number"; done
 }
@@ -178,7 +180,7 @@ list() {
 }
 
 down() {
-  local state=$1 bridge='' pid file name
+  local state=${1:?} pid file name
   [ -f "$state/net" ] || return 0
   # shellcheck source=/dev/null
   . "$state/net"
@@ -190,7 +192,7 @@ down() {
     while kill -0 "$pid" 2>/dev/null && grep -qz -- "$state" "/proc/$pid/cmdline" 2>/dev/null; do sleep 0.02; done
     ip link del "$bridge-${name#node}" 2>/dev/null || true # by name: with its namespace it would go only some time later
     ip netns del "$bridge-$name" 2>/dev/null || true
-    rm -rf --one-file-system "$state/$name" "$state/$name".*
+    rm -rf --one-file-system "${state:?}/$name" "$state/$name".*
   done
   ip link del "$bridge" 2>/dev/null || true
   rm -f "$state"/{net,key,key.pub,hostkey,hostkey.pub,known_hosts,ssh_config}
