@@ -56,8 +56,7 @@ demo: setup ## The whole job against a small upstream on loopback (no root)
 real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com where it cannot be reached (root)
 	$(venv)/python -m tests.real.run
 
-bench: setup ## Times of the real run's parts, for docs/benchmarks.md (root)
-	$(venv)/python -m tests.real.run --bench
+bench: real ## The figures of docs/benchmarks.md: they are taken by make real
 
 build: setup ## The collection's archive into build/
 	$(venv)/ansible-galaxy collection build --force --output-path build

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Throwaway ssh hosts on one machine: no container engine, no way out.
 #
-#   hosts.sh up STATE COUNT       start node1 .. nodeCOUNT and wait until their sshd answers
+#   hosts.sh up COUNT STATE       start node1 .. nodeCOUNT and wait until their sshd answers
 #   hosts.sh list STATE           one line for each: name, address, port
 #   hosts.sh ssh STATE NAME ...   run a command on one of them
 #   hosts.sh down STATE           end them and forget what they wrote
@@ -22,7 +22,7 @@ bridge='' net='' port='' lower='' hide='' disk='' # what STATE/net says of a gro
 
 main() {
   case "${1:-}:$#" in
-    up:3) up "$(install -d -m 700 "$2" && realpath "$2")" "$3" ;;
+    up:3) up "$2" "$(install -d -m 700 "$3" && realpath "$3")" ;;
     list:2) list "$2" ;;
     ssh:*) [ $# -ge 3 ] || usage; exec ssh -F "$2/ssh_config" "${@:3}" ;;
     down:2) [ ! -d "$2" ] || down "$(realpath "$2")" ;;
@@ -37,7 +37,7 @@ usage() {
 }
 
 up() {
-  local state=$1 count=$2 number
+  local count=$1 state=$2 number
   [ ! -e "$state/net" ] || { echo "The hosts of $state are up already: $0 down $state" >&2; return 1; }
   for number in key hostkey; do ssh-keygen -q -t ed25519 -N '' -C rlinf-test -f "$state/$number" <<<y >/dev/null; done
   # 198.18.0.0/15 is set aside for benchmarks (RFC 2544). Without this route a host that is not up would be looked for outside.
