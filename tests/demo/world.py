@@ -67,8 +67,15 @@ class World:
 
     def commit(self, repository: str, revision: str = "HEAD") -> str:
         """Return the commit that *revision* names in ``owner/name`` on github.com."""
-        command = ["git", "-C", self.root / "git" / "github.com" / f"{repository}.git", "rev-parse", f"{revision}^{{commit}}"]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=_GIT_ENVIRONMENT).stdout.strip()
+        command: list[str | Path] = [
+            "git",
+            "-C",
+            self.root / "git" / "github.com" / f"{repository}.git",
+            "rev-parse",
+            f"{revision}^{{commit}}",
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=_GIT_ENVIRONMENT)
+        return done.stdout.strip()
 
 
 def build(root: Path, *, python: str | None = None, machine: str | None = None, compiler: bool = True) -> World:
@@ -322,9 +329,9 @@ class Repository:
         """Make it as a bare repository where :mod:`tests.support.upstream` serves it."""
         path = root / "git" / "github.com" / f"{self.name}.git"
         default = next(iter(self.branches))
-        init = ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={default}", path]
+        init: list[str | Path] = ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={default}", path]
         subprocess.run(init, check=True, env=_GIT_ENVIRONMENT)
-        load = ["git", "-C", path, "fast-import", "--quiet"]
+        load: list[str | Path] = ["git", "-C", path, "fast-import", "--quiet"]
         subprocess.run(load, check=True, env=_GIT_ENVIRONMENT, input=b"".join(self._stream()), stdout=subprocess.DEVNULL)
 
     def _stream(self) -> list[bytes]:
@@ -421,7 +428,10 @@ def _setup(name: str, version: str, requires: Sequence[str], *, code: str | None
     listed = ", ".join(map(repr, requires))
     return {
         "README.md": f"# {name}\n",
-        "setup.py": f"from setuptools import find_packages, setup\n\nsetup(name={name!r}, version={version!r}, packages=find_packages(), install_requires=[{listed}])\n",
+        "setup.py": (
+            "from setuptools import find_packages, setup\n\n"
+            f"setup(name={name!r}, version={version!r}, packages=find_packages(), install_requires=[{listed}])\n"
+        ),
         f"{name}/__init__.py": code or f"__version__ = {version!r}\n",
     }
 
