@@ -105,13 +105,15 @@ class Rewrites:
 
     @property
     def git_config(self) -> list[tuple[str, str]]:
-        """The same rules for git, as configuration keys and values."""
-        return [(f"url.{replacement}.insteadOf", prefix) for prefix, replacement in sorted(self.prefixes.items())]
+        """The same rules for git, as configuration keys and values, without user info."""
+        return [(f"url.{without_userinfo(replacement)}.insteadOf", prefix) for prefix, replacement in sorted(self.prefixes.items())]
 
 
 def without_userinfo(url: str) -> str:
-    """Return *url* without user and password, for records and manifests (an scp-like URL is returned as it is)."""
+    """Return *url* without user and password, for records and manifests; of an SSH URL only the password goes, its user is part of the address."""
     if _SCP.match(url):
         return url
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    user, at, host = parts.netloc.rpartition("@")
+    kept = f"{user.partition(':')[0]}{at}" if parts.scheme == "ssh" else ""
+    return urlunsplit(parts._replace(netloc=f"{kept}{host}"))

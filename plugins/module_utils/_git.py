@@ -1,0 +1,368 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only caller of git, through GitPython: nothing of the user's git settings, no prompt, no hook, no endless wait, errors told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import selectors
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
+from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
+from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config as redirect_config
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, Rewrites, redact
+
+# GitPython looks for git when it is imported, and its complaint is no message for a user; _check_version says it
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+import git
+
+OLDEST = (2, 32)
+"""The first git that knows GIT_CONFIG_GLOBAL, without which the user's settings could change the outcome."""
+TAIL = 3000
+"""Characters of git's output that an error shows."""
+
+# old histories hold these, harmless as they are; everything else that fsck finds while fetching is an error
+_TOLERATED = (
+    *(
+        "zeroPaddedFilemode",
+        "badTimezone",
+        "badDate",
+        "badDateOverflow",
+        "zeroPaddedDate",
+        "missingSpaceBeforeDate",
+        "missingSpaceBeforeEmail",
+    ),
+    *("missingNameBeforeEmail", "badName", "badEmail", "missingEmail", "multipleAuthors", "missingTaggerEntry", "badTagName", "nullSha1"),
+)
+
+# what a repository's own settings must not override
+_PROTECTED = (
+    ("core.hooksPath", os.devnull),
+    ("core.fsmonitor", "false"),
+    ("core.attributesFile", os.devnull),
+    ("core.excludesFile", os.devnull),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+)
+
+_SETTINGS = (
+    ("safe.directory", "*"),
+    # the objects and refs of a mirror are on the disk before it gets its name
+    ("core.fsync", "all"),
+    ("advice.detachedHead", "false"),
+    ("init.defaultBranch", "main"),
+    ("fetch.fsckObjects", "true"),
+    *((f"fetch.fsck.{message}", "ignore") for message in _TOLERATED),
+    # a small fetch becomes a pack as well
+    ("fetch.unpackLimit", "1"),
+    ("submodule.recurse", "false"),
+    ("lfs.locksverify", "false"),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of failure: how git's words tell it, and what the user is told."""
+
+    name: str
+    words: re.Pattern[str]
+    summary: str
+
+
+def _problem(name: str, words: str, summary: str) -> Problem:
+    return Problem(name, re.compile(words, re.IGNORECASE), summary)
+
+
+# the first that fits
+PROBLEMS = (
+    _problem(
+        "host_key",
+        r"host key verification failed|remote host identification has changed",
+        "its host key is not known here. Add it to ~/.ssh/known_hosts (ssh-keyscan) after checking it.",
+    ),
+    _problem(
+        "credentials",
+        r"could not read (username|password)|authentication failed|permission denied|terminal prompts disabled|returned error: 40[13]|access denied",
+        "it was refused for lack of credentials. The repository may be private, or it may not exist: GitHub answers both in the same way. Check the URL; "
+        "for a private one give an SSH URL (git@host:owner/name.git) with a key in the agent, or a token (https://token@host/owner/name.git, or ~/.netrc).",
+    ),
+    _problem(
+        "ref",
+        r"couldn't find remote ref|not our ref|unadvertised object|remote branch .* not found",
+        "it has no such branch, tag or commit. Correct the version.",
+    ),
+    _problem(
+        "repository",
+        r"repository not found|repository '.*' not found|does not appear to be a git repository|returned error: 404|is this a git repository"
+        r"|could not be found or you don't have permission|not valid: |no such repository",
+        "there is no git repository at that URL. Correct the URL.",
+    ),
+    _problem(
+        "certificate",
+        r"ssl certificate problem|certificate verif|server certificate",
+        "its TLS certificate could not be verified. Set SSL_CERT_FILE to the certificates of your network.",
+    ),
+    _problem(
+        "unreachable",
+        r"could not resolve|failed to connect|couldn't connect|connection (refused|timed out|reset|closed)|network is unreachable|no route to host"
+        r"|operation (timed out|too slow)|empty reply|recv failure|early eof|rpc failed|returned error: 5\d\d|proxy|hung up unexpectedly|unexpected disconnect",
+        "the host could not be reached, or the connection broke. Check the network, rlinf_proxy and rlinf_url_rewrites, and run again.",
+    ),
+    _problem(
+        "full",
+        r"no space left|disk quota",
+        "the disk is full. Make room and run again.",
+    ),
+    _problem(
+        "damaged",
+        r"bad object|missing (blob|tree|commit|object)|corrupt|fsck error|invalid index-pack|did not send all necessary objects"
+        r"|unable to read|inflate|not a valid object",
+        "objects are missing or damaged. If it is a mirror in the bundle, remove that folder and run again.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Output:
+    """What git did: its exit status and output."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class _Stalled(Exception):
+    """git said nothing for too long."""
+
+
+@dataclass(frozen=True)
+class Git:
+    """git with an environment of its own; made by :func:`session`."""
+
+    env: Mapping[str, str]
+    timeout: float | None = None
+    git_dir: Path | None = None
+    tree: Path | None = None
+
+    def at(self, *, git_dir: Path | None = None, tree: Path | None = None) -> Git:
+        """Return the same git for one repository: a bare one by *git_dir*, a working copy by *tree*; none in a parent folder is ever taken."""
+        return replace(self, git_dir=git_dir, tree=tree)
+
+    def read(self, *arguments: str | os.PathLike[str], about: str) -> str:
+        """Return what a command that changes nothing prints, without the last line end.
+
+        :param about: what it is for, the beginning of an error message.
+        :raises GitError: it failed.
+        """
+        return self.run(arguments, about=about).stdout.removesuffix("\n")
+
+    def test(self, *arguments: str | os.PathLike[str]) -> str | None:
+        """Return what a command that changes nothing prints; None when it fails."""
+        output = self.run(arguments, about="", check=False)
+        return None if output.status else output.stdout.removesuffix("\n")
+
+    def write(self, *arguments: str | os.PathLike[str], about: str) -> None:
+        """Run a command that changes a repository of this machine.
+
+        :raises GitError: it failed.
+        """
+        checkpoint(f"git {' '.join(os.fspath(argument) for argument in arguments[:2])}")
+        self.run(arguments, about=about)
+
+    def fetch(self, *arguments: str | os.PathLike[str], about: str) -> None:
+        """Run a command that changes a repository of this machine and talks to a remote; it must show progress.
+
+        :raises GitError: it failed, or said nothing for the session's timeout.
+        """
+        checkpoint(f"git {' '.join(os.fspath(argument) for argument in arguments[:2])}")
+        self.run(arguments, about=about, timeout=self.timeout)
+
+    def ask(self, *arguments: str | os.PathLike[str], about: str) -> str:
+        """Return what a command that talks to a remote and changes nothing prints.
+
+        :raises GitError: it failed, or said nothing for the session's timeout.
+        """
+        return self.run(arguments, about=about, timeout=self.timeout).stdout
+
+    def run(
+        self,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        about: str,
+        timeout: float | None = None,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> Output:
+        """Run git to its end.
+
+        :param timeout: seconds without a word from git after which it is killed with all its children; None waits for ever.
+        :param check: whether an exit status other than 0 is an error.
+        :param env: variables besides the session's.
+        :raises GitError: with the detail ``problem``, the kind of failure (see :data:`PROBLEMS`).
+        """
+        _check_version()
+        words = [os.fspath(argument) for argument in arguments]
+        place = ["--git-dir", os.fspath(self.git_dir)] if self.git_dir else []
+        folder = self.tree or self.git_dir
+        ceiling = {"GIT_CEILING_DIRECTORIES": os.fspath(self.tree.parent)} if self.tree else {}
+        try:
+            status, stdout, stderr = _execute([*place, *words], folder, {**self.env, **ceiling, **(env or {})}, timeout)
+        except _Stalled:
+            remedy = "Check the network and rlinf_proxy, or give a longer timeout."
+            text = f"{about}: the host could not be reached: nothing came from it for {timeout:g} seconds. {remedy}"
+            raise GitError(text, problem="unreachable") from None
+        if check and status:
+            raise failure(about, stderr or stdout, words[0], status)
+        return Output(status, stdout, stderr)
+
+
+def failure(about: str, said: str, command: str = "", status: int = 1) -> GitError:
+    """Return the error for what git said in the C locale; ``problem`` in its details is the kind.
+
+    :param about: what was being done, the beginning of the message.
+    """
+    # progress ends in a carriage return; what is left are whole lines
+    lines = [line.rpartition("\r")[2].rstrip() for line in redact(said).splitlines()]
+    tail = "\n".join(line for line in lines if line and not re.match(r"(remote: )?[A-Z][a-z ]+: +\d+%", line))[-TAIL:]
+    for problem in PROBLEMS:
+        if problem.words.search(tail):
+            return GitError(f"{about}: {problem.summary}\ngit said: {tail}", problem=problem.name)
+    return GitError(f"{about}: git {command} ended with status {status}." + (f"\ngit said: {tail}" if tail else ""), problem="other")
+
+
+@contextlib.contextmanager
+def session(
+    *,
+    url: str | None = None,
+    rewrites: Rewrites | None = None,
+    proxy: str | None = None,
+    timeout: float | None = None,
+    repos: Path | None = None,
+) -> Iterator[Git]:
+    """Make a git that knows only what is given here; its settings are in a private folder that goes with it.
+
+    Credentials in *url* and *rewrites* are handed to git by that folder, never by an argument, which every user of the machine could see.
+
+    :param url: the remote that is going to be asked, as the user gave it.
+    :param rewrites: prefixes of URLs that are reached elsewhere.
+    :param proxy: for http and https; the environment's if not given.
+    :param timeout: seconds without a word after which a remote is given up; None waits for ever.
+    :param repos: a bundle's ``repos/``: then every host is looked for there, and the network is not used at all.
+    """
+    rewrites = rewrites or Rewrites()
+    given = [url or "", *rewrites.prefixes.values()]
+    with tempfile.TemporaryDirectory(prefix="rlinf-git-") as name:
+        folder = Path(name)
+        config, credentials = folder / "gitconfig", folder / "credentials"
+        settings = [*_SETTINGS, *_PROTECTED]
+        settings += redirect_settings(repos) if repos else rewrites.git_config
+        settings += [("credential.helper", f"store --file={shlex.quote(name)}/credentials")]
+        settings += [("http.proxy", proxy)] if proxy else []
+        settings += [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(timeout))))] if timeout else []
+        credentials.touch(mode=0o600)
+        credentials.write_text("".join(f"{line}\n" for line in dict.fromkeys(filter(None, map(_credential, given)))), encoding="utf-8")
+        config.touch(mode=0o600)
+        config.write_text(config_text(settings), encoding="utf-8")
+        schemes = {"file"} if repos else REMOTE_SCHEMES | ({"file"} if any(text.startswith("file:") for text in given) else set())
+        yield Git(_environment(folder, config, schemes, timeout), timeout)
+
+
+def _credential(url: str) -> str | None:
+    """Return the line of git-credential-store(1) for a URL that holds a password or token; None for any other."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.username:
+        return None
+    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+    return f"{parts.scheme}://{user}:{password if colon else ''}@{parts.netloc.rpartition('@')[2]}"
+
+
+def _environment(folder: Path, config: Path, schemes: set[str] | frozenset[str], timeout: float | None) -> dict[str, str]:
+    connect = max(1, round(min(timeout or 60, 60)))
+    protected = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(_PROTECTED)}
+    protected |= {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(_PROTECTED)}
+    return {
+        **protected,
+        "GIT_CONFIG_COUNT": str(len(_PROTECTED)),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.fspath(config),
+        "GIT_ATTR_NOSYSTEM": "1",
+        "XDG_CONFIG_HOME": os.fspath(folder),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "SSH_ASKPASS": "",
+        "GIT_ALLOW_PROTOCOL": ":".join(sorted(schemes)),
+        # a master connection left in the background would hold git's output open
+        "GIT_SSH_COMMAND": f"ssh -o BatchMode=yes -o ConnectTimeout={connect} -o ControlMaster=no -o ControlPath=none",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "LC_ALL": "C",
+        "LANGUAGE": "",
+    }
+
+
+@functools.cache
+def _check_version() -> None:
+    """:raises GitError: git is not there, or too old."""
+    _status, stdout, _stderr = _execute(["version"], None, {}, None)
+    found = re.search(r"(\d+)\.(\d+)", stdout)
+    if not found or (int(found[1]), int(found[2])) < OLDEST:
+        raise GitError(f"git {stdout.strip()} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed. Install it.", problem="tool")
+
+
+def _execute(arguments: Sequence[str], folder: Path | None, env: Mapping[str, str], timeout: float | None) -> tuple[int, str, str]:
+    """Run git in a process group of its own, and leave none of it behind."""
+    # GitPython hands on the whole environment; what the user has set for git must not be in it
+    unset = [option for name in os.environ if name.startswith("GIT_") and name not in env for option in ("-u", name)]
+    command = ["env", *unset, "git", *arguments] if unset else ["git", *arguments]
+    try:
+        # it terminates the process when it is let go
+        holder = git.Git(folder or "/").execute(command, as_process=True, env=env, start_new_session=True)
+    except (git.GitCommandNotFound, git.NoSuchPathError):
+        raise GitError("git is not there. Install git and run again.", problem="tool") from None
+    process = holder.proc
+    assert process is not None
+    try:
+        stdout, stderr = _communicate(process, timeout)
+        return process.wait(), stdout, stderr
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _communicate(process: subprocess.Popen[bytes], timeout: float | None) -> tuple[str, str]:
+    """Read both streams to their end.
+
+    :raises _Stalled: nothing came for *timeout* seconds.
+    """
+    parts: dict[str, list[bytes]] = {"out": [], "err": []}
+    with selectors.DefaultSelector() as selector:
+        for stream, label in ((process.stdout, "out"), (process.stderr, "err")):
+            assert stream is not None
+            selector.register(stream, selectors.EVENT_READ, label)
+        while selector.get_map():
+            ready = selector.select(timeout)
+            if not ready:
+                raise _Stalled
+            for key, _events in ready:
+                chunk = os.read(key.fd, 1 << 16)
+                if chunk:
+                    parts[key.data].append(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+    return b"".join(parts["out"]).decode("utf-8", "replace"), b"".join(parts["err"]).decode("utf-8", "replace")

@@ -1,0 +1,78 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Git LFS: the objects that one commit needs, in a mirror's ``lfs/`` and from there in a working copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove
+from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import check_url
+
+
+def objects(store: Git, commit: str, about: str) -> list[str]:
+    """Return the objects (SHA-256) that a commit's files stand for.
+
+    :raises GitError: git-lfs is not installed.
+    """
+    if store.test("lfs", "version") is None:
+        raise GitError(
+            f"{about}: it is to be mirrored with LFS, and git-lfs is not there. Install git-lfs, or set lfs to false.", problem="tool"
+        )
+    listed = store.read("lfs", "ls-files", "--long", commit, about=about)
+    return sorted({line.split(" ", 1)[0] for line in listed.splitlines() if line})
+
+
+def place(folder: Path, digest: str) -> Path:
+    """Return where an object lies below a git directory."""
+    return folder / "lfs" / "objects" / digest[:2] / digest[2:4] / digest
+
+
+def missing(store: Git, commit: str, about: str) -> list[str]:
+    """Return the objects of a commit that a mirror lacks."""
+    assert store.git_dir is not None
+    return [digest for digest in objects(store, commit, about) if not place(store.git_dir, digest).is_file()]
+
+
+def fetch(store: Git, commit: str, about: str) -> None:
+    """Bring the objects of a commit into a mirror; git-lfs compares each with its digest.
+
+    :raises GitError: one cannot be had, or the repository sends git-lfs to a URL that is not allowed.
+    """
+    assert store.git_dir is not None
+    wanted = missing(store, commit, about)
+    if not wanted:
+        return
+    for line in (store.test("config", "--blob", f"{commit}:.lfsconfig", "--get-regexp", r"url$") or "").splitlines():
+        check_url(line.partition(" ")[2], f"{about}: .lfsconfig")
+    store.fetch("lfs", "fetch", "origin", commit, about=about)
+    lost = [digest for digest in wanted if not place(store.git_dir, digest).is_file()]
+    if lost:
+        raise GitError(
+            f"{about}: {len(lost)} LFS objects could not be had, {lost[0]} among them. Its LFS server may lack them.", problem="damaged"
+        )
+    for digest in wanted:
+        fsync_file(place(store.git_dir, digest))
+    for name in ("tmp", "incomplete", "cache", "logs"):
+        remove(store.git_dir / "lfs" / name)
+
+
+def check_out(tree: Git, mirror: Path, folder: Path, about: str) -> None:
+    """Put the content of LFS files in place of their pointers, out of a mirror, without the network.
+
+    :raises GitError: git-lfs is not installed, or the mirror lacks an object.
+    """
+    for digest in objects(tree, "HEAD", about):
+        source, destination = place(mirror, digest), place(folder / ".git", digest)
+        if not source.is_file():
+            raise GitError(
+                f"{about}: the mirror {mirror} lacks the LFS object {digest}. Run the download playbook again.", problem="damaged"
+            )
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, destination)
+    tree.write("lfs", "install", "--local", "--skip-repo", about=about)
+    tree.write("lfs", "checkout", about=about)

@@ -1,0 +1,76 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which submodules a commit has, where they are and at which commit (gitmodules(5))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_relative
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url, without_userinfo
+
+
+@dataclass(frozen=True)
+class Submodule:
+    """A submodule: its path in the tree, its URL, its mirror under ``repos/``, and the commit it is pinned to."""
+
+    path: str
+    url: str
+    mirror: str
+    commit: str
+
+
+def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
+    """Return the submodules of a commit, by path.
+
+    :param url: the repository's own URL, for submodules whose URL is relative.
+    :raises GitError: an entry cannot be understood.
+    :raises CatalogError: a URL is not allowed.
+    """
+    about = f"the submodules of {without_userinfo(url)}"
+    pinned = {}
+    for line in store.read("ls-tree", "-r", "-z", commit, about=about).split("\0"):
+        head, _, path = line.partition("\t")
+        if head.startswith("160000 "):
+            pinned[path] = head.split()[2]
+    listed = (
+        store.test("config", "--blob", f"{commit}:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$")
+        if pinned
+        else None
+    )
+    entries: dict[str, dict[str, str]] = {}
+    for item in (listed or "").split("\0"):
+        key, _, value = item.partition("\n")
+        if key:
+            entries.setdefault(key.split(".", 1)[1].rpartition(".")[0], {})[key.rpartition(".")[2]] = value
+    found = []
+    for entry in entries.values():
+        path = entry.get("path", "")
+        if path in pinned and entry.get("url"):
+            check_relative(path, about)
+            target = check_url(resolve_relative(url, entry["url"]), f"submodule {path} of {without_userinfo(url)}")
+            found.append(Submodule(path, target, RepositoryId.parse(target).mirror, pinned[path]))
+    return sorted(found, key=lambda submodule: submodule.path)
+
+
+def resolve_relative(base: str, url: str) -> str:
+    """Return the URL of a submodule; one that begins with ``./`` or ``../`` starts from its parent's, as git-submodule(1) says.
+
+    :raises GitError: it goes up too far.
+    """
+    if not url.startswith(("./", "../")):
+        return url
+    rest, place, separator = url, base.rstrip("/"), "/"
+    while rest.startswith(("./", "../")):
+        if rest.startswith("../"):
+            separator = "/" if "/" in place.partition("://")[2] or ("://" not in place and "/" in place) else ":"
+            if "://" in place and separator == ":":
+                raise GitError(f"the submodule URL {url!r} goes up too far from {without_userinfo(base)}.", problem="other")
+            place, cut, _ = place.rpartition(separator)
+            if not cut:
+                raise GitError(f"the submodule URL {url!r} goes up too far from {without_userinfo(base)}.", problem="other")
+        rest = rest.partition("/")[2]
+    return f"{place}{separator}{rest.rstrip('/')}"
