@@ -71,6 +71,11 @@ class Bundle:
         return self.root / "tools"
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """What is carried and listed in the manifest; anything else at the top is not part of the bundle."""
+        return (self.assets, self.records, self.repos, self.targets, self.tools, self.wheelhouse, self.wheels)
+
+    @property
     def cache(self) -> Path:
         """Scratch space of the bastion (uv's cache, checkouts, partial downloads): not in the manifest, not pushed."""
         return self.root / ".cache"

@@ -1,0 +1,548 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The manifest of a bundle: sealing, verifying and pruning by it. Standard library only.
+
+A bundle is what lies in its known folders (:attr:`Bundle.folders`); anything else at its top is none of its business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import (
+    atomic_write,
+    exclusive,
+    json_bytes,
+    read_json,
+    remove,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
+
+FORMAT = 1
+NAMED = 20
+"""How many files a message or a result names of each kind; the counts are always whole."""
+DOWNLOAD = "Run the playbook rlinf.offline.download on the bastion"
+# what a write that was cut off leaves behind: a partial download, a temporary file of _files
+_LEFT_OVER = re.compile(r".+\.part|\..+\.\d+\.tmp")
+_OLD = re.compile(r"\.(?P<name>.+)\.old")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file or link that lies in a bundle: its size in bytes, its modification time, and where it leads if it is a link."""
+
+    size: int
+    mtime_ns: int
+    link: str | None = None
+
+    @property
+    def stat(self) -> tuple[int, int]:
+        return self.size, self.mtime_ns
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one list of files has over another: path -> bytes."""
+
+    added: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int] = field(default_factory=dict)
+    modified: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        kinds = (("added", self.added), ("removed", self.removed), ("modified", self.modified))
+        return {name: {"count": len(paths), "bytes": sum(paths.values()), "first": sorted(paths)[:NAMED]} for name, paths in kinds}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What sealing, verifying or pruning came to; *before* and *after* are texts for a diff."""
+
+    changed: bool
+    reason: str
+    serial: int
+    digest: str
+    files: int
+    bytes: int
+    difference: Difference = field(default_factory=Difference)
+    hashed: int = 0
+    left_over: Sequence[str] = ()
+    before: str = ""
+    after: str = ""
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------------
+
+
+def scan(bundle: Bundle) -> tuple[dict[str, Found], list[str]]:
+    """Return the files and links in the bundle's folders by relative path, and what cut-off writes left behind.
+
+    :raises BundleError: a link leads out of its folder, or something is neither file, directory nor link.
+    """
+    found: dict[str, Found] = {}
+    left_over: list[str] = []
+    for folder in bundle.folders:
+        for path in _walk(folder, left_over, bundle.root):
+            name = str(path.relative_to(bundle.root))
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                found[name] = Found(0, status.st_mtime_ns, _link(path, folder))
+            elif stat.S_ISREG(status.st_mode):
+                found[name] = Found(status.st_size, status.st_mtime_ns)
+            else:
+                raise BundleError(f"{path} is neither a file, a directory nor a link, and cannot be in a bundle. Remove it and run again.")
+    for name in found:
+        if not _is_text(name):
+            raise BundleError(f"{name!r} in {bundle.root} is not valid UTF-8, and cannot be in a bundle. Rename it and run again.")
+    return found, sorted(left_over)
+
+
+def _walk(folder: Path, left_over: list[str], root: Path) -> Iterator[Path]:
+    """Yield everything below *folder* that is no directory, apart from what cut-off writes left."""
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for top, directories, names in os.walk(folder, onerror=unreadable if folder.is_dir() else None):
+        siblings = {*directories, *names}
+        for name in [*directories, *names]:
+            path = Path(top, name)
+            old = _OLD.fullmatch(name)
+            if _LEFT_OVER.fullmatch(name) or (old and old["name"] in siblings):
+                left_over.append(str(path.relative_to(root)))
+                if name in directories:
+                    directories.remove(name)
+            elif name in names or path.is_symlink():
+                yield path
+
+
+def _link(path: Path, folder: Path) -> str:
+    """Return where a link leads, if that is inside *folder*: otherwise the bundle could not be carried."""
+    target = os.readlink(path)
+    if os.path.isabs(target) or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise BundleError(
+            f"{path} is a link to {target}, which leads out of {folder.name}/: a bundle must be whole wherever it is carried. Put a copy there instead."
+        )
+    return target
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_present(bundle: Bundle) -> None:
+    """:raises BundleError: there is no bundle there, or it was never sealed."""
+    if not bundle.root.is_dir():
+        raise BundleError(
+            f"There is no bundle: {bundle.root} is not there. {DOWNLOAD}, then rlinf.offline.push, or correct rlinf_bundle_dir."
+        )
+    if not bundle.manifest.is_file():
+        empty = not any(folder.is_dir() for folder in bundle.folders)
+        state = "is empty" if empty else "has no manifest (bundle.json): it is incomplete"
+        raise BundleError(f"The bundle {bundle.root} {state}. {DOWNLOAD}, then rlinf.offline.push, or correct rlinf_bundle_dir.")
+
+
+def read_manifest(bundle: Bundle) -> dict[str, Any]:
+    """Return the manifest of a sealed bundle.
+
+    :raises BundleError: there is no bundle, or its manifest is damaged or of a newer format.
+    """
+    check_present(bundle)
+    manifest = read_json(bundle.manifest, BundleError)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{bundle.manifest} is no manifest of a bundle. {DOWNLOAD}, then rlinf.offline.push.")
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{bundle.manifest} has format {manifest.get('format')}, and this collection reads {FORMAT}. Use one version of it everywhere."
+        )
+    return manifest
+
+
+def manifest_digest(bundle: Bundle) -> str:
+    """Return the SHA-256 of the manifest: the identity of everything in the bundle."""
+    return sha256_file(bundle.manifest)
+
+
+def hash_files(root: Path, paths: Sequence[str], jobs: int) -> dict[str, str]:
+    """Return the SHA-256 of files below *root*, *jobs* of them hashed at a time."""
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        return dict(zip(paths, pool.map(lambda path: sha256_file(root / path), paths), strict=True))
+
+
+def _entry_bytes(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("size", 0))
+
+
+def _same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("size", "sha256", "link"))
+
+
+def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Difference:
+    """Return what changed between the ``files`` of two manifests, by content."""
+    return Difference(
+        added={path: _entry_bytes(entry) for path, entry in after.items() if path not in before},
+        removed={path: _entry_bytes(entry) for path, entry in before.items() if path not in after},
+        modified={path: _entry_bytes(entry) for path, entry in after.items() if path in before and not _same_content(entry, before[path])},
+    )
+
+
+# -- sealing -------------------------------------------------------------------------------------------------------------------
+
+
+def seal(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
+    """Write the manifest of what is in the bundle. Its serial and date change only when something else in it does.
+
+    A file whose size and modification time are those of the former manifest is not read again. One that was only touched gets its former
+    time back, so that neither the manifest nor a push is moved by it.
+
+    :param full: hash everything.
+    :param jobs: how many files are hashed at a time.
+    :param check: only say what would happen.
+    :raises BundleError: the bundle is empty, or holds something that cannot be carried.
+    """
+    if not bundle.root.is_dir():
+        raise BundleError(f"There is no bundle: {bundle.root} is not there. {DOWNLOAD}, or correct rlinf_bundle_dir.")
+    with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        return _seal(bundle, full, jobs, check)
+
+
+def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> Outcome:
+    former: dict[str, Any] = read_manifest(bundle) if bundle.manifest.exists() else {"serial": 0, "files": {}}
+    found, left_over = scan(bundle)
+    if not found:
+        raise BundleError(f"The bundle {bundle.root} is empty. {DOWNLOAD}, or correct rlinf_bundle_dir.")
+    files, hashed = _entries(bundle, found, former["files"], full, jobs)
+    touched = [
+        path
+        for path, entry in files.items()
+        if path in former["files"] and _same_content(entry, former["files"][path]) and "link" not in entry
+    ]
+    for path in touched:
+        files[path]["mtime_ns"] = former["files"][path]["mtime_ns"]
+    body = {"format": FORMAT, "tools": _tools(bundle), "files": files, "repositories": _repositories(bundle)}
+    changes = difference(former["files"], files)
+    same = {key: former.get(key) for key in body} == body
+    manifest = {**body, "serial": former["serial"], "created": former.get("created")}
+    if not same:
+        manifest |= {"serial": former["serial"] + 1, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    data = json_bytes(manifest)
+    if not check:
+        for path in touched:
+            if found[path].mtime_ns != files[path]["mtime_ns"]:
+                os.utime(bundle.root / path, ns=(found[path].mtime_ns, files[path]["mtime_ns"]))
+        if not same:
+            atomic_write(bundle.manifest, data)
+    before, after = _diff_texts(former["files"], files, changes)
+    return Outcome(
+        changed=not same,
+        reason="sealed before, nothing has changed" if same else "sealed for the first time" if not former["serial"] else _summary(changes),
+        serial=manifest["serial"],
+        digest=sha256_bytes(data),
+        files=len(files),
+        bytes=sum(map(_entry_bytes, files.values())),
+        difference=changes,
+        hashed=hashed,
+        left_over=left_over,
+        before=before,
+        after=after,
+    )
+
+
+def _entries(
+    bundle: Bundle, found: Mapping[str, Found], former: Mapping[str, Any], full: bool, jobs: int
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the manifest's entry of every file, and how many files were read for it."""
+    files: dict[str, dict[str, Any]] = {}
+    to_hash = []
+    for path, file in found.items():
+        known = former.get(path, {})
+        if file.link is not None:
+            files[path] = {"link": file.link}
+        elif not full and (known.get("size"), known.get("mtime_ns")) == file.stat:
+            files[path] = {key: known[key] for key in ("size", "sha256", "mtime_ns")}
+        else:
+            to_hash.append(path)
+    for path, digest in hash_files(bundle.root, to_hash, jobs).items():
+        files[path] = {"size": found[path].size, "sha256": digest, "mtime_ns": found[path].mtime_ns}
+    origin = origins(bundle)
+    for path, entry in files.items():
+        entry["origin"] = origin(path, entry.get("sha256"))
+    return files, len(to_hash)
+
+
+def origins(bundle: Bundle) -> Callable[[str, str | None], str | None]:
+    """Return a function from a file's path and digest to the URL it came from, or None where nothing recorded it.
+
+    A wheel built here has the URL of what it was built from: an sdist, or ``git+<url>@<commit>`` (as pip writes it).
+    """
+    by_digest = {
+        entry["sha256"]: without_userinfo(url) for url, entry in sorted(_record(bundle, "urls.json").items()) if entry.get("sha256")
+    }
+    by_path: dict[str, str] = {}
+    for lock in sorted(bundle.targets.glob("*/*/lock.json")):
+        content = read_json(lock, BundleError)
+        for package in [*content.get("packages", []), *content.get("build", [])]:
+            url, commit, subdirectory = (package["source"].get(key) for key in ("url", "commit", "subdirectory"))
+            if url:
+                pinned = f"git+{without_userinfo(url)}@{commit}" + (f"#subdirectory={subdirectory}" if subdirectory else "")
+                by_path[package["path"]] = pinned if commit else without_userinfo(url)
+    mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in _record(bundle, "repositories.json").items()}
+
+    def origin(path: str, digest: str | None) -> str | None:
+        return mirrors.get(mirror_of(path) or "") or by_path.get(path) or by_digest.get(digest or "")
+
+    return origin
+
+
+def mirror_of(path: str) -> str | None:
+    """Return the mirror (``host/owner/name.git``) that a path of the bundle lies in, if it lies in one."""
+    top, *parts = PurePosixPath(path).parts
+    if top != "repos":
+        return None
+    for number, part in enumerate(parts, 1):
+        if part.endswith(".git"):
+            return "/".join(parts[:number])
+    return None
+
+
+def _record(bundle: Bundle, name: str) -> dict[str, Any]:
+    try:
+        return dict(read_json(bundle.records / name, BundleError))
+    except FileNotFoundError:
+        return {}
+
+
+def _repositories(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of every mirror: where it comes from and which commit is frozen."""
+    records = _record(bundle, "repositories.json")
+    found = {}
+    for mirror, record in records.items():
+        if (bundle.repos / mirror).is_dir():
+            kept = {key: record.get(key) for key in ("url", "version", "commit", "default_branch")}
+            found[mirror] = {**kept, "url": without_userinfo(record["url"])}
+    return found
+
+
+def _tools(bundle: Bundle) -> dict[str, str]:
+    """Return the versions of the wheels under ``tools/``, by their file names (PEP 427)."""
+    versions: dict[str, list[str]] = {}
+    for wheel in sorted(bundle.tools.rglob("*.whl")):
+        name, version = wheel.name.split("-")[:2]
+        versions.setdefault(name, []).append(version)
+    return {name: ", ".join(sorted(set(found))) for name, found in versions.items()}
+
+
+def size_text(count: int) -> str:
+    """Return bytes for people: ``4.2 GB``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _summary(changes: Difference) -> str:
+    kinds = (("added", changes.added), ("removed", changes.removed), ("changed", changes.modified))
+    said = [f"{len(paths)} {kind} ({size_text(sum(paths.values()))})" for kind, paths in kinds if paths]
+    return "files: " + ", ".join(said) if said else "what is recorded of the files has changed"
+
+
+def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Difference) -> tuple[str, str]:
+    """Return the two sides of a diff: the files that differ, a line each, with counts and bytes at the top."""
+
+    def side(files: Mapping[str, Any], paths: Iterable[str]) -> str:
+        lines = [f"files: {len(files)}, {size_text(sum(map(_entry_bytes, files.values())))}"]
+        for path in sorted(paths):
+            entry = files[path]
+            lines.append(f"{path} -> {entry['link']}" if "link" in entry else f"{path} {entry['size']} sha256:{entry['sha256']}")
+        return "".join(f"{line}\n" for line in lines)
+
+    if not (changes.added or changes.removed or changes.modified):
+        return "", ""
+    return side(before, [*changes.removed, *changes.modified]), side(after, [*changes.added, *changes.modified])
+
+
+# -- verifying -----------------------------------------------------------------------------------------------------------------
+
+
+def verify(bundle: Bundle, *, stamp: Path | None = None, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
+    """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
+
+    A file that the stamp has seen with the same content, at the same size and modification time, is not read again.
+
+    :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
+    :param full: hash everything, whatever the stamp says.
+    :param jobs: how many files are hashed at a time.
+    :param check: verify, but do not write the stamp.
+    :raises BundleError: there is no bundle, or it is not what the manifest says; the first files of each kind are named.
+    """
+    manifest = read_manifest(bundle)
+    digest = manifest_digest(bundle)
+    if stamp is not None and stamp.absolute().is_relative_to(bundle.root.absolute()):
+        raise BundleError(f"The stamp {stamp} lies in the bundle, which nodes never write into. Give a path outside of it.")
+    files = manifest["files"]
+    found, left_over = scan(bundle)
+    known = read_stamp(stamp, bundle)
+    trusted = {} if full else known.get("files", {})
+    damaged, to_hash = _compare(files, found, trusted)
+    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs).items() if seen != files[path]["sha256"]]
+    missing = [path for path in files if path not in found]
+    extra = [path for path in found if path not in files]
+    if missing or damaged or extra:
+        raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
+    new = {
+        "format": FORMAT,
+        "bundle": str(bundle.root.resolve()),
+        "manifest": digest,
+        "serial": manifest["serial"],
+        "files": {path: [*found[path].stat, entry["sha256"]] for path, entry in files.items() if "link" not in entry},
+    }
+    changed = stamp is not None and new != known
+    if stamp is not None and changed and not check:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        write_json(stamp, new)
+    return Outcome(
+        changed=changed,
+        reason=f"verified, {len(to_hash)} of {len(files)} files read" if to_hash else "verified before, no file has changed since",
+        serial=manifest["serial"],
+        digest=digest,
+        files=len(files),
+        bytes=sum(map(_entry_bytes, files.values())),
+        hashed=len(to_hash),
+        left_over=left_over,
+        before=_stamp_text(known) if changed else "",
+        after=_stamp_text(new) if changed else "",
+    )
+
+
+def _compare(files: Mapping[str, Any], found: Mapping[str, Found], trusted: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return which files are damaged for all that their stat says, and which must be read to know."""
+    damaged, to_hash = [], []
+    for path, entry in files.items():
+        file = found.get(path)
+        if file is None:
+            continue
+        if file.link != entry.get("link") or (file.link is None and file.size != entry["size"]):
+            damaged.append(path)
+        elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
+            to_hash.append(path)
+    return damaged, to_hash
+
+
+def _misfit(bundle: Bundle, kinds: Mapping[str, Sequence[str]]) -> BundleError:
+    lines = [f"The bundle {bundle.root} is not what its manifest says."]
+    for kind, paths in kinds.items():
+        if paths:
+            lines.append(f"{len(paths)} {kind}: {', '.join(sorted(paths)[:NAMED])}{', …' if len(paths) > NAMED else ''}.")
+    lines.append(
+        "On a node, run the playbook rlinf.offline.push again (state pruned removes the extra ones); "
+        "on the bastion, run rlinf.offline.download, which mends and seals it."
+    )
+    return BundleError("\n".join(lines), **{kind: {"count": len(paths), "first": sorted(paths)[:NAMED]} for kind, paths in kinds.items()})
+
+
+def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
+    """Return what this machine noted when it verified this very bundle, or nothing: a stamp of another place or format is worth nothing."""
+    if stamp is None or not stamp.is_file():
+        return {}
+    try:
+        known = read_json(stamp, BundleError)
+    except BundleError:
+        return {}
+    usable = isinstance(known, dict) and known.get("format") == FORMAT and known.get("bundle") == str(bundle.root.resolve())
+    return known if usable else {}
+
+
+def _stamp_text(stamp: Mapping[str, Any]) -> str:
+    return f"verified: serial {stamp['serial']}, manifest sha256:{stamp['manifest']}, {len(stamp['files'])} files\n" if stamp else ""
+
+
+# -- pruning and choosing ------------------------------------------------------------------------------------------------------
+
+
+def prune(bundle: Bundle, *, check: bool = False) -> Outcome:
+    """Remove what lies in the bundle's folders and is not in its manifest, left-overs of cut-off writes included.
+
+    :param check: only say what would be removed.
+    :raises BundleError: there is no sealed bundle.
+    """
+    manifest = read_manifest(bundle)
+    with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        found, left_over = scan(bundle)
+        files = manifest["files"]
+        extra = {path: file.size for path, file in found.items() if path not in files}
+        if not check:
+            for path in [*extra, *left_over]:
+                remove(bundle.root / path)
+            _remove_emptied(bundle, [*extra, *left_over], files)
+    changes = Difference(removed={**dict.fromkeys(left_over, 0), **extra})
+    return Outcome(
+        changed=bool(changes.removed),
+        reason=f"{len(changes.removed)} removed ({size_text(sum(extra.values()))})"
+        if changes.removed
+        else "nothing but what the manifest lists",
+        serial=manifest["serial"],
+        digest=manifest_digest(bundle),
+        files=len(files),
+        bytes=sum(map(_entry_bytes, files.values())),
+        difference=changes,
+        left_over=left_over,
+        before="".join(f"{path}\n" for path in sorted(changes.removed)),
+    )
+
+
+def _remove_emptied(bundle: Bundle, paths: Iterable[str], files: Iterable[str]) -> None:
+    """Remove the directories that removing *paths* left empty, but none of a mirror that stays: git needs its empty ones."""
+    kept = {mirror_of(path) for path in files} - {None}
+    for path in sorted(paths, reverse=True):
+        if mirror_of(path) in kept:
+            continue
+        for parent in (bundle.root / path).parents:
+            if parent in (bundle.root, *bundle.folders) or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def files_for(bundle: Bundle, targets: Sequence[str]) -> list[str]:
+    """Return the paths, relative to the bundle, that a host with these targets needs: the manifest, records, tools and each lock's closure.
+
+    :param targets: names of targets; every commit that a target is locked for counts.
+    :raises BundleError: a target has no lock in the bundle.
+    """
+    files = read_manifest(bundle)["files"]
+    wanted: set[str] = set()
+    prefixes = {f"{bundle.records.name}/", f"{bundle.tools.name}/"}
+    for target in targets:
+        locks = sorted(bundle.targets.glob(f"*/{target}/lock.json"))
+        if not locks:
+            raise BundleError(f"The bundle {bundle.root} has no lock of target {target}. {DOWNLOAD} with it in rlinf_targets.")
+        for lock in locks:
+            for path in read_json(lock, BundleError)["closure"]:
+                (prefixes if path.endswith("/") else wanted).add(path)
+    # an asset is a file or a directory, and the lock doesn't know which
+    chosen = {path for path in files if path in wanted or any(path.startswith(prefix) for prefix in prefixes) or _below(path, wanted)}
+    return sorted([bundle.manifest.name, *chosen])
+
+
+def _below(path: str, wanted: set[str]) -> bool:
+    return any(str(parent) in wanted for parent in PurePosixPath(path).parents)

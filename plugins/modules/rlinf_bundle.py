@@ -1,0 +1,187 @@
+#!/usr/bin/python
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Seal, verify or prune a bundle by its manifest."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rlinf_bundle
+short_description: Seal, verify or prune a bundle by its manifest
+version_added: "0.1.0"
+author: The rlinf.offline authors (@RLinf)
+description:
+  - Sealed, the bundle has a manifest, C(bundle.json), of every file's size, SHA-256 and origin, and of every repository's frozen commit.
+  - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount.
+  - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included.
+  - Only the folders that a bundle is made of count. Anything else at its top is left alone.
+  - Needs nothing but the standard library of Python, so that it runs on a bare node.
+extends_documentation_fragment:
+  - rlinf.offline.attributes
+  - rlinf.offline.bundle
+options:
+  state:
+    description: What is asked for.
+    type: str
+    choices: [sealed, verified, pruned]
+    default: verified
+  stamp:
+    description:
+      - Where this machine notes what it verified, outside the bundle, so that only what changed is read the next time. Without it nothing is written.
+      - Only with O(state=verified).
+    type: path
+  full:
+    description: Hash every file, although its size and modification time say that it was hashed before.
+    type: bool
+    default: false
+  jobs:
+    description: How many files are hashed at a time.
+    type: int
+    default: 4
+"""
+
+EXAMPLES = r"""
+- name: Seal the bundle after downloading
+  rlinf.offline.rlinf_bundle:
+    bundle_dir: /srv/bundle
+    state: sealed
+
+- name: Verify it on a node
+  rlinf.offline.rlinf_bundle:
+    bundle_dir: /opt/rlinf/bundle
+    state: verified
+    stamp: /opt/rlinf/state/bundle.json
+
+- name: Remove what the manifest does not list
+  rlinf.offline.rlinf_bundle:
+    bundle_dir: /opt/rlinf/bundle
+    state: pruned
+"""
+
+RETURN = r"""
+state:
+  description: The state asked for.
+  returned: success
+  type: str
+reason:
+  description: Why something changed, or did not.
+  returned: success
+  type: str
+serial:
+  description: The serial of the manifest. It moves only when the content does.
+  returned: success
+  type: int
+digest:
+  description: The SHA-256 of the manifest.
+  returned: success
+  type: str
+files:
+  description: How many files the manifest lists.
+  returned: success
+  type: int
+bytes:
+  description: The size of these files.
+  returned: success
+  type: int
+hashed:
+  description: How many files were read.
+  returned: success
+  type: int
+changes:
+  description: What was added, removed and modified, each with C(count), C(bytes) and the C(first) paths.
+  returned: success
+  type: dict
+left_over:
+  description: What cut-off writes left behind. It is not part of the bundle.
+  returned: success
+  type: list
+  elements: str
+seconds:
+  description: How long it took.
+  returned: success
+  type: float
+missing:
+  description: With O(state=verified), which files of the manifest are not there, as C(count) and the C(first) paths.
+  returned: when the bundle is not what its manifest says
+  type: dict
+damaged:
+  description: With O(state=verified), which files have another content, as RV(missing).
+  returned: when the bundle is not what its manifest says
+  type: dict
+extra:
+  description: With O(state=verified), which files the manifest does not list, as RV(missing).
+  returned: when the bundle is not what its manifest says
+  type: dict
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+
+ARGUMENTS: dict[str, Any] = {
+    "bundle_dir": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["sealed", "verified", "pruned"], "default": "verified"},
+    "stamp": {"type": "path"},
+    "full": {"type": "bool", "default": False},
+    "jobs": {"type": "int", "default": 4},
+}
+DIFF_LINES = 200
+"""More lines than this of a diff help nobody; the counts at its top are of everything."""
+
+
+def main() -> None:
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    finish(module, lambda: work(module))
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the bundle to the state asked for, or say what that would change."""
+    params = module.params
+    bundle = Bundle(Path(params["bundle_dir"]))
+    if module.check_mode and params["state"] != "sealed" and not bundle.root.exists():
+        return {"changed": True, "reason": f"would be {params['state']} after push: {bundle.root} is not there yet", "after_push": True}
+    start = time.monotonic()
+    options: dict[str, Any] = {"full": params["full"], "jobs": params["jobs"], "check": module.check_mode}
+    if params["state"] == "sealed":
+        outcome = seal(bundle, **options)
+    elif params["state"] == "verified":
+        outcome = verify(bundle, stamp=Path(params["stamp"]) if params["stamp"] else None, **options)
+    else:
+        outcome = prune(bundle, check=module.check_mode)
+    found = result(outcome, params["state"], time.monotonic() - start)
+    if module._diff:
+        found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
+    return found
+
+
+def result(outcome: Outcome, state: str, seconds: float) -> dict[str, Any]:
+    """Return the module's result; left-overs are a warning, since nobody else would mention them."""
+    found: dict[str, Any] = {
+        "state": state,
+        **{key: getattr(outcome, key) for key in ("changed", "reason", "serial", "digest", "files", "bytes", "hashed")},
+        "changes": outcome.difference.json,
+        "left_over": list(outcome.left_over),
+        "seconds": round(seconds, 3),
+    }
+    if outcome.left_over and state != "pruned":
+        first = ", ".join(outcome.left_over[:3])
+        found["warnings"] = [
+            f"{len(outcome.left_over)} left over from writes that were cut off ({first}): resumed by the next download, or removed by state pruned."
+        ]
+    return found
+
+
+def shortened(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return text if len(lines) <= DIFF_LINES else "".join([*lines[:DIFF_LINES], f"… and {len(lines) - DIFF_LINES} more\n"])
+
+
+if __name__ == "__main__":
+    main()
