@@ -1,0 +1,178 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole job on one machine: the demo's world behind the bastion, a node of its own prefix, the playbooks that a user runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.demo import world as demo_world
+from tests.support.upstream import Upstream
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYS = ("download", "push", "prepare", "install", "verify", "restore")
+NODE = "gpu01"
+_RECAP = re.compile(
+    r"^(?P<host>\S+)\s*: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
+)
+# of the caller's environment, so that nothing that the user has set for git, uv, pip or Ansible reaches the demo
+_INHERITED = ("PATH", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "ANSIBLE_COLLECTIONS_PATH")
+
+
+class PlayFailed(Exception):
+    """A playbook failed; the message holds what Ansible said of it."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """What a run of a playbook did: tasks that changed something over all hosts, seconds, and all that Ansible said."""
+
+    name: str
+    changed: int
+    seconds: float
+    output: str
+
+
+def can_unshare() -> bool:
+    """Return whether this machine lets this user make a network namespace (unshare -rn)."""
+    if not shutil.which("unshare"):
+        return False
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
+
+
+def can_compile() -> bool:
+    """Return whether a C compiler and the headers of this Python are there."""
+    import sysconfig
+
+    return bool(shutil.which("cc") or shutil.which("gcc")) and Path(sysconfig.get_path("include"), "Python.h").is_file()
+
+
+class Cycle:
+    """One bastion and one node below *work*, and the upstream that only the bastion can reach.
+
+    A context manager: the upstream serves inside. The user's home directory is one below *work*, too.
+
+    :param targets: what is installed.
+    :param offline: whether what runs for the node runs without network.
+    """
+
+    def __init__(self, work: Path, *, targets: Sequence[str] = ("openvla",), offline: bool = True, compiler: bool = True) -> None:
+        self.work, self.targets, self.offline = work, list(targets), offline
+        work.mkdir(parents=True, exist_ok=True)
+        self.bundle, self.prefix, self.home = work / "bundle", work / "node", work / "home"
+        self.home.mkdir()
+        self.world = demo_world.build(work / "upstream", compiler=compiler)
+        self.upstream = Upstream(self.world.root)
+        self.inventory = work / "inventory.yml"
+
+    def __enter__(self) -> Cycle:
+        self.upstream.start()
+        self.inventory.write_text(yaml.safe_dump(self._inventory(), sort_keys=False), encoding="utf-8")
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.upstream.stop()
+
+    def _inventory(self) -> dict[str, Any]:
+        catalog = yaml.safe_load((ROOT / "roles" / "common" / "vars" / "main.yml").read_text(encoding="utf-8"))["__rlinf_catalog"]
+        bastion = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "rlinf_bundle_dir": str(self.bundle),
+            "rlinf_url_rewrites": self.world.url_rewrites(self.upstream.url),
+            "rlinf_index_url": self.world.index_url(self.upstream.url),
+        }
+        # the node's Python has none of the libraries that the bastion's has
+        node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), "rlinf_prefix": str(self.prefix)}
+        common = {
+            "rlinf_targets": self.targets,
+            "rlinf_python": base_python(),
+            "rlinf_platform": f"{self.world.machine}-manylinux_2_31",
+            "rlinf_catalog": demo_world.catalog_overrides(self.world, catalog),
+        }
+        children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {NODE: node}}}
+        return {"all": {"vars": common, "children": children}}
+
+    def play(self, name: str, *extra: str) -> Play:
+        """Run the playbook ``rlinf.offline.<name>``, the bastion's with network, the node's without.
+
+        :raises PlayFailed: it ended with another status than 0.
+        """
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            self.inventory,
+            f"rlinf.offline.{name}",
+            *extra,
+        ]
+        if name == "restore":
+            command += ["-e", "rlinf_restore_confirm=true"]
+        if self.offline and name != "download":
+            command = ["unshare", "-rn", *command]
+        start = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=self.work,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        seconds = time.monotonic() - start
+        recaps = list(_RECAP.finditer(done.stdout))
+        if done.returncode or not recaps:
+            raise PlayFailed(f"$ {' '.join(map(str, command))}\n{done.stdout}")
+        return Play(name, sum(int(recap["changed"]) for recap in recaps), seconds, done.stdout)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a user who has set nothing, with a home of its own."""
+        kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_HOME": str(self.work / "ansible"),
+        }
+
+    # -- what came of it
+
+    def lock(self, target: str) -> dict[str, Any]:
+        """Return the lock of a target in the bundle."""
+        (found,) = self.bundle.glob(f"targets/*/{target}/lock.json")
+        lock: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+        return lock
+
+    def manifest(self) -> Mapping[str, Any]:
+        """Return the bundle's manifest."""
+        manifest: dict[str, Any] = json.loads((self.bundle / "bundle.json").read_text(encoding="utf-8"))
+        return manifest
+
+    def node_python(self, target: str, code: str, **env: str) -> str:
+        """Run *code* in the node's environment of *target*, without network and without a terminal; return its output."""
+        python = self.prefix / "venvs" / target / "bin" / "python"
+        command: list[str | Path] = [*(["unshare", "-rn"] if self.offline else []), python, "-c", code]
+        environment = {**self.environment(), **env}
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PlayFailed(f"{python} -c {code!r}\n{done.stderr}")
+        return done.stdout
+
+
+def base_python() -> str:
+    """Return the interpreter behind the running environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
