@@ -18,6 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+from packaging.utils import parse_wheel_filename
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
@@ -28,7 +31,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._resolve import Pin
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
-from packaging.utils import parse_wheel_filename
 
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".pyx", ".rs")
 
@@ -89,7 +91,7 @@ class Gatherer:
                 url, commit, subdirectory = pin.git
                 packages.append(Package(pin.name, None, "git", {"url": url, "commit": commit, "subdirectory": subdirectory}))
             elif pin.url:
-                wheel = Path(pin.url.removeprefix("file://"))
+                wheel = Path(unquote(pin.url.removeprefix("file://")))
                 path = f"wheels/{wheel.name}"
                 version = str(parse_wheel_filename(wheel.name)[1])
                 packages.append(Package(pin.name, version, "wheel", {}, path, sha256_file(wheel), wheel.stat().st_size))
@@ -120,9 +122,13 @@ class Gatherer:
             path = str((self.bundle.index / file.filename).relative_to(self.bundle.root))
             return Package(name, version, "index", source, path, file.sha256, file.size or 0)
         if sdist:
-            return Package(name, version, "sdist", {"url": sdist.url, "sha256": sdist.sha256, "size": sdist.size, "filename": sdist.filename})
+            return Package(
+                name, version, "sdist", {"url": sdist.url, "sha256": sdist.sha256, "size": sdist.size, "filename": sdist.filename}
+            )
         offered = ", ".join(wheel.filename for wheel in wheels) or "nothing"
-        raise LockError(f"{name} {version}: no file fits CPython {self.minor} on {self.platform}; the index offers {offered}. Set rlinf_platform or pin another version.")
+        raise LockError(
+            f"{name} {version}: no file fits CPython {self.minor} on {self.platform}; the index offers {offered}. Set rlinf_platform or pin another version."
+        )
 
     def gather(self, packages: Sequence[Package]) -> list[Package]:
         """Bring every file that is not there yet; return the packages with their files filled in.
@@ -139,16 +145,27 @@ class Gatherer:
         return [self._measured(item) for item in done if isinstance(item, Package)]
 
     def _fetch(self, packages: Sequence[Package]) -> None:
-        downloads = [Download(package.source["url"], self.bundle.root / package.path, sha256=package.source["sha256"], size=package.source["size"]) for package in packages]
+        downloads = [
+            Download(package.source["url"], self.bundle.root / package.path, sha256=package.source["sha256"], size=package.source["size"])
+            for package in packages
+        ]
         self.progress(f"fetching {len(downloads)} files")
-        failures = [f"{download.destination.name}: {outcome}" for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads)) if isinstance(outcome, Exception)]
+        failures = [
+            f"{download.destination.name}: {outcome}"
+            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads))
+            if isinstance(outcome, Exception)
+        ]
         if failures:
-            raise LockError("\n".join([f"{len(failures)} of {len(downloads)} files could not be fetched; those that were stay:", *failures]))
+            raise LockError(
+                "\n".join([f"{len(failures)} of {len(downloads)} files could not be fetched; those that were stay:", *failures])
+            )
 
     def _measured(self, package: Package) -> Package:
         place = self.bundle.root / package.path
         if not place.is_file():
-            raise LockError(f"{package.name}: {place} is not there. Run the download playbook again; a prebuilt wheel comes by rlinf_wheel_cache.")
+            raise LockError(
+                f"{package.name}: {place} is not there. Run the download playbook again; a prebuilt wheel comes by rlinf_wheel_cache."
+            )
         return replace(package, size=place.stat().st_size)
 
     def _built(self, package: Package, builds: Builds) -> Package | str:
@@ -166,7 +183,9 @@ class Gatherer:
             return replace(package, **known)
         sdist = self.bundle.cache / "sdists" / package.source["sha256"] / package.source["filename"]
         sdist.parent.mkdir(parents=True, exist_ok=True)
-        outcome = self.fetcher.fetch_all([Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"])])[0]
+        outcome = self.fetcher.fetch_all(
+            [Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"])]
+        )[0]
         if isinstance(outcome, Exception):
             raise LockError(str(outcome))
         names, newest = sdist_content(sdist)
@@ -203,7 +222,9 @@ class Gatherer:
         wheel = next(output.glob("*.whl"))
         _wheel.check_built(wheel, self.platform, package.name)
         if not _wheel.best_wheel([wheel.name], _wheel.supported_tags(self.minor, self.platform)):
-            raise LockError(f"{wheel.name}, built here, does not fit CPython {self.minor} on {self.platform}. Download on a host like the nodes, or set rlinf_platform.")
+            raise LockError(
+                f"{wheel.name}, built here, does not fit CPython {self.minor} on {self.platform}. Download on a host like the nodes, or set rlinf_platform."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         place = folder / wheel.name
         found = {"path": str(place.relative_to(self.bundle.root)), "sha256": sha256_file(wheel), "size": wheel.stat().st_size}
@@ -260,7 +281,14 @@ def check_headers(python: Path, package: str) -> None:
 
     :raises LockError: ``Python.h`` is not there; the package to install is named.
     """
-    said = run([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('include'))"], what=f"asking {python} for its headers").stdout.strip()
+    said = run(
+        [python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('include'))"], what=f"asking {python} for its headers"
+    ).stdout.strip()
     if not Path(said, "Python.h").is_file():
-        version = run([python, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], what=f"asking {python} for its version").stdout.strip()
-        raise LockError(f"{package} must be compiled, and {said}/Python.h is not there. Install python{version}-dev, or give an interpreter that has its headers by rlinf_python.")
+        version = run(
+            [python, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], what=f"asking {python} for its version"
+        ).stdout.strip()
+        raise LockError(
+            f"{package} must be compiled, and {said}/Python.h is not there. "
+            f"Install python{version}-dev, or give an interpreter that has its headers by rlinf_python."
+        )

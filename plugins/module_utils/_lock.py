@@ -12,22 +12,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Repository, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, remove, sha256_bytes, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import (
+    atomic_write,
+    json_bytes,
+    read_json,
+    remove,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._gather import Gatherer, Package
-from ansible_collections.rlinf.offline.plugins.module_utils._git import redirect_config
+from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import INHERITED
 from ansible_collections.rlinf.offline.plugins.module_utils._resolve import MissingMirror, Pin, Resolution, Resolver, drop_git_cache
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites, without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, isolated_environment
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
-import tomlkit
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 FORMAT = 1
 MOST_MIRRORS = 50
@@ -91,7 +98,9 @@ class Locker:
         repository = self.catalog.repositories[target.project]
         record = _mirror.read_records(self.bundle).get(repository.id.mirror)
         if record is None:
-            raise LockError(f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does).")
+            raise LockError(
+                f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does)."
+            )
         return record
 
     def definition(self, target: Target) -> str:
@@ -130,11 +139,17 @@ class Locker:
             missing = [package.name for package in packages if not package.present(self.bundle)]
             written = all((folder / name).is_file() for name in (f"pylock.{target.name}.toml", "pins.txt"))
             if not missing and written:
-                return self._result(target, known, before, before, changed=False, state="locked", reason="locked before, every file is there")
+                return self._result(
+                    target, known, before, before, changed=False, state="locked", reason="locked before, every file is there"
+                )
             if check:
-                return self._result(target, known, before, before, changed=True, state="incomplete", reason=f"{len(missing)} files would be fetched again")
+                return self._result(
+                    target, known, before, before, changed=True, state="incomplete", reason=f"{len(missing)} files would be fetched again"
+                )
             known = self._complete(target, known)
-            return self._result(target, known, before, before, changed=True, state="locked", reason=f"{len(missing)} missing files brought again")
+            return self._result(
+                target, known, before, before, changed=True, state="locked", reason=f"{len(missing)} missing files brought again"
+            )
         if check:
             reason = "would be locked anew" if known else "would be locked"
             return Result(target.name, True, "absent" if not known else "locked", reason, record["commit"], before=before)
@@ -144,7 +159,17 @@ class Locker:
         reason = ("resolved again, the same" if same else "moved by rlinf_update") if known else "locked for the first time"
         return self._result(target, new, before, after, changed=not same, state="locked", reason=reason)
 
-    def _result(self, target: Target, lock: Mapping[str, Any], before: tuple[str, ...], after: tuple[str, ...], *, changed: bool, state: str, reason: str) -> Result:
+    def _result(
+        self,
+        target: Target,
+        lock: Mapping[str, Any],
+        before: tuple[str, ...],
+        after: tuple[str, ...],
+        *,
+        changed: bool,
+        state: str,
+        reason: str,
+    ) -> Result:
         size = sum(item["size"] for item in lock["packages"])
         return Result(target.name, changed, state, reason, lock["project"]["commit"], len(lock["packages"]), size, before, after)
 
@@ -157,7 +182,9 @@ class Locker:
         self.progress(f"{target.name}: resolving again offline, through the mirrors")
         closed = session.resolve_closed()
         if opened.lines != closed.lines:
-            raise LockError(f"target {target.name}: resolving offline through the mirrors gave other pins than with the network:\n{difference(opened.lines, closed.lines)}")
+            raise LockError(
+                f"target {target.name}: resolving offline through the mirrors gave other pins than with the network:\n{difference(opened.lines, closed.lines)}"
+            )
         gatherer = session.gatherer()
         packages = gatherer.plan(closed.pins.values(), session.online_folder)
         build = gatherer.plan(session.build_pins(closed), session.online_folder)
@@ -167,7 +194,11 @@ class Locker:
             "format": FORMAT,
             "target": target.name,
             "definition": definition,
-            "project": {"repository": target.project, **{key: record[key] for key in ("url", "version", "commit")}, "mirror": self.catalog.repositories[target.project].id.mirror},
+            "project": {
+                "repository": target.project,
+                **{key: record[key] for key in ("url", "version", "commit")},
+                "mirror": self.catalog.repositories[target.project].id.mirror,
+            },
             "python": target.python,
             "platform": str(self.settings.platform),
             "torch_backend": self.settings.torch_backend,
@@ -175,8 +206,10 @@ class Locker:
             "steps": [{"name": name, "pins": dict(pins)} for name, pins in closed.steps],
             "files": requirement_files(session.checkouts[target.project]),
             "editables": [{"repository": repository, "package": name} for repository, name in sorted(closed.editables.items())],
-            "git": {pin.name: dict(zip(("url", "commit", "subdirectory"), pin.git, strict=True)) for pin in closed.pins.values() if pin.git},
-            "pins": public_lines(closed, self.bundle),
+            "git": {
+                pin.name: dict(zip(("url", "commit", "subdirectory"), pin.git, strict=True)) for pin in closed.pins.values() if pin.git
+            },
+            "pins": closed.public_lines,
             "packages": [package.json for package in packages],
             "build": [package.json for package in build],
             "left_out": self.left_out(target),
@@ -195,7 +228,9 @@ class Locker:
         gatherer.gather([Package(**item) for item in known["build"]])
         other = [new.name for old, new in zip(packages, gathered, strict=True) if old != new]
         if other:
-            raise LockError(f"target {target.name}: {', '.join(other)} could be had only with other content than locked. Name the target in rlinf_update to lock it anew.")
+            raise LockError(
+                f"target {target.name}: {', '.join(other)} could be had only with other content than locked. Name the target in rlinf_update to lock it anew."
+            )
         self._write(target, known, gathered)
         session.close()
         return known
@@ -206,14 +241,26 @@ class Locker:
         mirrors = [*repositories, *(RepositoryId.parse(item["url"]).mirror for item in lock["git"].values())]
         folder = self.bundle.target(lock["project"]["commit"], target.name).relative_to(self.bundle.root)
         assets = [self.catalog.assets[name].dest for name in target.assets if name not in self.settings.leave_out]
-        return sorted({f"{folder}/", *(f"repos/{mirror}/" for mirror in mirrors), *(package.path for package in packages), *(f"assets/{dest}" for dest in assets)})
+        return sorted(
+            {
+                f"{folder}/",
+                *(f"repos/{mirror}/" for mirror in mirrors),
+                *(package.path for package in packages),
+                *(f"assets/{dest}" for dest in assets),
+            }
+        )
 
     def _write(self, target: Target, lock: Mapping[str, Any], packages: list[Package]) -> None:
         folder = self.bundle.target(lock["project"]["commit"], target.name)
         folder.mkdir(parents=True, exist_ok=True)
         files = [
             _pylock.LocalFile(
-                package.name, package.version, os.path.relpath(self.bundle.root / package.path, folder), package.size, package.sha256, package.kind in ("git", "wheel")
+                package.name,
+                package.version,
+                os.path.relpath(self.bundle.root / package.path, folder),
+                package.size,
+                package.sha256,
+                package.kind in ("git", "wheel"),
             )
             for package in packages
         ]
@@ -241,7 +288,9 @@ class Session:
         wanted = self.settings.pythons.get(target.python, target.python)
         interpreter = find_python(wanted, self.online)
         if ".".join(str(part) for part in interpreter.minor) != ".".join(target.python.split(".")[:2]):
-            raise LockError(f"target {target.name} is for Python {target.python}, but {interpreter.path} is {interpreter.version}. Give another one by rlinf_python.")
+            raise LockError(
+                f"target {target.name} is for Python {target.python}, but {interpreter.path} is {interpreter.version}. Give another one by rlinf_python."
+            )
         self.python = interpreter.path
         self.checkouts: dict[str, Path] = {}
         self.write_git_config()
@@ -273,7 +322,9 @@ class Session:
             except MissingMirror as missing:
                 key = RepositoryId.parse(missing.url).key
                 if key in asked or len(asked) >= MOST_MIRRORS:
-                    raise LockError(f"target {self.target.name}: {missing} Mirroring it did not help; is its URL written in another way somewhere?") from None
+                    raise LockError(
+                        f"target {self.target.name}: {missing} Mirroring it did not help; is its URL written in another way somewhere?"
+                    ) from None
                 asked.add(key)
                 self.mirror(missing.url)
                 self.write_git_config()
@@ -284,7 +335,12 @@ class Session:
         plain = without_userinfo(url)
         repository = self.locker.catalog.repository_for(plain) or Repository(RepositoryId.parse(plain).name, plain)
         _mirror.mirror_one(
-            self.bundle, repository, cut_off=self.target.cut_off, rewrites=self.settings.rewrites, proxy=self.settings.proxy, timeout=self.settings.timeout
+            self.bundle,
+            repository,
+            cut_off=self.target.cut_off,
+            rewrites=self.settings.rewrites,
+            proxy=self.settings.proxy,
+            timeout=self.settings.timeout,
         )
 
     def resolve_closed(self) -> Resolution:
@@ -307,7 +363,9 @@ class Session:
                 continue
             wheels[name] = self.bundle.wheels / self.locker.catalog.wheels[name].filename
             if not wheels[name].is_file():
-                raise LockError(f"target {self.target.name}: the wheel {name} is not in the bundle. Fetch it with rlinf_wheel_cache first, or name it in rlinf_leave_out.")
+                raise LockError(
+                    f"target {self.target.name}: the wheel {name} is not in the bundle. Fetch it with rlinf_wheel_cache first, or name it in rlinf_leave_out."
+                )
         return Resolver(
             uv=uv,
             bundle=self.bundle,
@@ -334,13 +392,26 @@ class Session:
         listed.write_text("".join(f"{item}\n" for item in sorted(wanted)), encoding="utf-8")
         options = ["--quiet", "--no-annotate", "--no-header", "--python", str(self.python), "--python-version", self.target.python]
         platform = ["--python-platform", str(self.settings.platform)]
-        self.online.run(["pip", "compile", *options, *platform, listed, "--output-file", output], what="resolving the build requirements of the editables", cwd=self.online_folder)
+        self.online.run(
+            ["pip", "compile", *options, *platform, listed, "--output-file", output],
+            what="resolving the build requirements of the editables",
+            cwd=self.online_folder,
+        )
         for line in output.read_text(encoding="utf-8").splitlines():
             if line.strip() and not line.startswith("#"):
                 yield Pin.parse(line.strip())
 
     def gatherer(self) -> Gatherer:
-        return Gatherer(self.bundle, self.online, self.python, self.target.python, self.settings.platform, self.locker.fetcher, self.root / "gather", self.locker.progress)
+        return Gatherer(
+            self.bundle,
+            self.online,
+            self.python,
+            self.target.python,
+            self.settings.platform,
+            self.locker.fetcher,
+            self.root / "gather",
+            self.locker.progress,
+        )
 
     def close(self) -> None:
         """Remove the scratch space; uv's cache stays, since the next target has much in common."""
@@ -358,17 +429,6 @@ def requirement_files(project: Path) -> dict[str, str]:
     """Return the digest of every file of a checkout that decides what is installed, by relative path."""
     files = sorted([*project.glob("requirements/**/*.txt"), *project.glob("pyproject.toml")])
     return {str(path.relative_to(project)): sha256_file(path) for path in files}
-
-
-def public_lines(resolution: Resolution, bundle: Bundle) -> list[str]:
-    """Return the closure as requirement lines that name no path of this machine."""
-    lines = []
-    for line in resolution.lines:
-        requirement = Requirement(line)
-        if requirement.url and requirement.url.startswith("file://"):
-            line = f"{canonicalize_name(requirement.name)} @ wheels/{requirement.url.rpartition('/')[2]}"
-        lines.append(line)
-    return lines
 
 
 def difference(before: list[str], after: list[str]) -> str:

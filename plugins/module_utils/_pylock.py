@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import tomlkit
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write
 from packaging.utils import canonicalize_name
 from tomlkit.exceptions import TOMLKitError
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def offered(package: Mapping[str, Any]) -> tuple[list[RemoteFile], RemoteFile | 
 def _remote(package: str, entry: Mapping[str, Any]) -> RemoteFile:
     url, digest = entry.get("url"), entry.get("hashes", {}).get("sha256")
     if not url or not digest:
-        raise LockError(f"{package}: the index gives a file without {'a URL' if not url else 'a sha256'}. Use an index that serves hashes (PEP 503, 691).")
+        raise LockError(
+            f"{package}: the index gives a file without {'a URL' if not url else 'a sha256'}. Use an index that serves hashes (PEP 503, 691)."
+        )
     filename = entry.get("name") or url.partition("#")[0].rpartition("/")[2]
     return RemoteFile(unquote(filename), url.partition("#")[0], entry.get("size"), digest)
 

@@ -14,6 +14,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Step, Target
@@ -22,8 +26,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 _COMMIT = re.compile(r"(?P<url>.+)@(?P<commit>[0-9a-f]{40})\Z")
 # how uv names the repository that git could not fetch
@@ -78,8 +80,9 @@ class Pin:
 
     @property
     def short(self) -> str:
-        """What messages and ``lock.json`` show: the version, or the URL."""
-        return self.version or self.url or ""
+        """What messages and ``lock.json`` show: the version, the URL, or the name of a prebuilt wheel; never a path of this machine."""
+        url = self.url or ""
+        return self.version or (f"wheels/{unquote(url.rpartition('/')[2])}" if url.startswith("file://") else url)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Resolution:
     @property
     def lines(self) -> list[str]:
         return [self.pins[name].requirement for name in sorted(self.pins)]
+
+    @property
+    def public_lines(self) -> list[str]:
+        """The closure as requirement lines that name no path of this machine."""
+        pins = (self.pins[name] for name in sorted(self.pins))
+        return [f"{pin.name} @ {pin.short}" if (pin.url or "").startswith("file://") else pin.requirement for pin in pins]
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,9 @@ class Resolver:
                 name = self._editable_name(step)
                 editables[step.value] = name
                 pins.pop(name, None)
-            changed = {name: pins[name].short if name in pins else "" for name in sorted({*before, *pins}) if before.get(name) != pins.get(name)}
+            changed = {
+                name: pins[name].short if name in pins else "" for name in sorted({*before, *pins}) if before.get(name) != pins.get(name)
+            }
             steps.append((step.label, changed))
         return Resolution(tuple(steps), pins, editables)
 
@@ -195,7 +206,9 @@ class Resolver:
             files = [item for item in step.value if item.endswith(".txt")]
             for name in files:
                 if not (project / name).is_file():
-                    raise LockError(f"target {self.target.name}: step {step.label}: {self.target.project} has no file {name} at this version.")
+                    raise LockError(
+                        f"target {self.target.name}: step {step.label}: {self.target.project} has no file {name} at this version."
+                    )
             listed.write_text("".join(f"{item}\n" for item in step.value if item not in files), encoding="utf-8")
             return [*(project / name for name in files), listed]
         return [listed]
@@ -206,7 +219,9 @@ class Resolver:
         self.scratch.mkdir(parents=True)
         output = self.scratch / "pylock.editable.toml"
         (listed,) = self._inputs(step)
-        self._uv(step, ["pip", "compile", *self._common(), "--no-deps", "--format", "pylock.toml", listed, "--output-file", output], self.scratch)
+        self._uv(
+            step, ["pip", "compile", *self._common(), "--no-deps", "--format", "pylock.toml", listed, "--output-file", output], self.scratch
+        )
         return str(canonicalize_name(_pylock.read(output)["packages"][0]["name"]))
 
     def _uv(self, step: Step, arguments: list[str | Path], cwd: Path, extra: Mapping[str, str] | None = None) -> None:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, LockError
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, LockError
 
 _PLATFORM = re.compile(r"(?P<machine>x86_64|aarch64)-manylinux_2_(?P<minor>\d+)\Z")
 # PEP 600: the names that older installers gave to these glibc versions

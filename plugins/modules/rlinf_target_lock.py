@@ -115,6 +115,7 @@ results:
       type: float
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     locker = make_locker(module)
     selected = locker.catalog.select(module.params["targets"])
     locker.catalog.select(module.params["update"])
-    with exclusive(locker.bundle.lock_file, f"the bundle {locker.bundle.root}") if not module.check_mode else _nothing():
+    with exclusive(locker.bundle.lock_file, f"the bundle {locker.bundle.root}") if not module.check_mode else contextlib.nullcontext():
         outcomes = [_one(locker, target, module) for target in selected]
     results = [result for result, _diff, _error in outcomes]
     errors = [error for _result, _diff, error in outcomes if error]
@@ -171,7 +172,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def make_locker(module: AnsibleModule) -> Any:
     """Build the lock engine out of the module's arguments."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
     from ansible_collections.rlinf.offline.plugins.module_utils._lock import Locker, Settings
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
@@ -189,14 +190,10 @@ def make_locker(module: AnsibleModule) -> Any:
         jobs=params["jobs"],
         timeout=params["timeout"],
     )
-    fetcher = Fetcher(rewrites, settings.proxy, settings.timeout, settings.jobs)
-    return Locker(Bundle(Path(params["bundle_dir"]).resolve()), Catalog.parse(params["catalog"]), settings, fetcher, module.debug)
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
+    bundle = Bundle(Path(params["bundle_dir"]).resolve())
+    records = Records(bundle.records / "urls.json")
+    fetcher = Fetcher(rewrites, settings.proxy, settings.timeout, settings.jobs, records=records)
+    return Locker(bundle, Catalog.parse(params["catalog"]), settings, fetcher, module.debug)
 
 
 def _one(locker: Any, target: Target, module: AnsibleModule) -> tuple[dict[str, Any], dict[str, Any] | None, str | None]:
@@ -205,7 +202,13 @@ def _one(locker: Any, target: Target, module: AnsibleModule) -> tuple[dict[str, 
     try:
         result = locker.lock(target, update=target.name in module.params["update"], check=module.check_mode)
     except OfflineError as error:
-        failed = {"name": target.name, "changed": False, "state": "failed", "reason": str(error), "seconds": round(time.monotonic() - start, 1)}
+        failed = {
+            "name": target.name,
+            "changed": False,
+            "state": "failed",
+            "reason": str(error),
+            "seconds": round(time.monotonic() - start, 1),
+        }
         return failed, None, str(error)
     header = f"{target.name} (pins)"
     diff = {"before_header": header, "after_header": header, "before": _text(result.before), "after": _text(result.after)}

@@ -60,7 +60,15 @@ class Run:
         """Run a program, its output in the log; return its standard output."""
         self.log.write(f"$ {' '.join(map(str, argv))}\n")
         self.log.flush()
-        done = subprocess.run(list(map(str, argv)), cwd=cwd, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=self.log, text=True, check=False)
+        done = subprocess.run(
+            list(map(str, argv)),
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            check=False,
+        )
         self.log.write(done.stdout)
         self.log.flush()
         if check and done.returncode:
@@ -86,7 +94,11 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         git_config = folder / "gitconfig"
-        git_config.write_text(f'[url "file://{self.upstream}/github.com/"]\n\tinsteadOf = https://github.com/\n[safe]\n\tdirectory = *\n' if self.upstream else "")
+        git_config.write_text(
+            f'[url "file://{self.upstream}/github.com/"]\n\tinsteadOf = https://github.com/\n[safe]\n\tdirectory = *\n'
+            if self.upstream
+            else ""
+        )
         env = {
             "GIT_CONFIG_GLOBAL": str(git_config),
             "UV_EXCLUDE_NEWER": CUT_OFF,
@@ -108,7 +120,11 @@ class Run:
         )
         for step in steps:
             self.call(self.uv, *step, cwd=folder / "RLinf", env=env)
-        lines = sorted(line for line in self.call(self.uv, "pip", "freeze", cwd=folder / "RLinf", env=env).splitlines() if line and not line.startswith("-e"))
+        lines = sorted(
+            line
+            for line in self.call(self.uv, "pip", "freeze", cwd=folder / "RLinf", env=env).splitlines()
+            if line and not line.startswith("-e")
+        )
         freeze.write_text("\n".join(lines) + "\n")
         shutil.rmtree(folder)
         return lines
@@ -172,7 +188,7 @@ class Run:
             "import importlib.metadata as m, json, re\n"
             "print(json.dumps({re.sub(r'[-_.]+', '-', d.metadata['Name']).lower(): [d.version, d.read_text('direct_url.json')] for d in m.distributions()}))"
         )
-        found = json.loads(self.ssh(state, f"/opt/rlinf-real/venvs/{TARGET}/bin/python -I -c \"{script}\""))
+        found = json.loads(self.ssh(state, f'/opt/rlinf-real/venvs/{TARGET}/bin/python -I -c "{script}"'))
         editables = {item["package"] for item in lock["editables"]}
         installed = {name: version for name, (version, _direct) in found.items() if name not in editables}
         different = sorted(set(wanted.items()) ^ set(installed.items()))
@@ -191,7 +207,9 @@ class Run:
         env = f"env UV_CACHE_DIR={peer}/cache UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1"
         self.ssh(state, f"mkdir -p {peer} && {env} {uv} venv -q --python {self.python} {peer}/venv")
         self.cold()
-        self.timed("uv pip sync alone, cold cache", lambda: self.ssh(state, f"{env} {uv} pip sync -q --no-index --python {peer}/venv {lock}"))
+        self.timed(
+            "uv pip sync alone, cold cache", lambda: self.ssh(state, f"{env} {uv} pip sync -q --no-index --python {peer}/venv {lock}")
+        )
         self.ssh(state, f"rm -rf {peer}; sync")
 
     def cold(self) -> None:
@@ -204,10 +222,15 @@ class Run:
         state = self.work / "hosts"
         inventory = self.inventory(state)
         self.timed("download", lambda: self.play("download", inventory))
-        self.figures["download, second run: changed"] = self.timed("download, second run", lambda: self.play("download", inventory))["changed"]
+        self.figures["download, second run: changed"] = self.timed("download, second run", lambda: self.play("download", inventory))[
+            "changed"
+        ]
         self.compare_lock(reference)
         manifest = json.loads((self.bundle / "bundle.json").read_text())
-        self.figures["bundle files"], self.figures["bundle bytes"] = len(manifest["files"]), sum(item["size"] for item in manifest["files"].values())
+        self.figures["bundle files"], self.figures["bundle bytes"] = (
+            len(manifest["files"]),
+            sum(item["size"] for item in manifest["files"].values()),
+        )
         self.call(HOSTS, "up", "1", state, env={"DISK": "48G"})
         try:
             self.on_host(state, inventory)
@@ -252,7 +275,9 @@ def main() -> int:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     uv = Path(sys.executable).with_name("uv")
-    found = options.python or Path(subprocess.run([uv, "python", "find", "--system", "3.11"], capture_output=True, text=True, check=True).stdout.strip())
+    found = options.python or Path(
+        subprocess.run([uv, "python", "find", "--system", "3.11"], capture_output=True, text=True, check=True).stdout.strip()
+    )
     run = Run(options.work.resolve(), found)
     try:
         run.everything()
