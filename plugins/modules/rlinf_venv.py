@@ -2,6 +2,8 @@
 # Copyright (c) The rlinf.offline authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Install the environment of a target from a bundle, without network."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -193,7 +195,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, required_if=[("state", "present", ("lock", "python"))], supports_check_mode=True)
+    module = AnsibleModule(ARGUMENTS, required_if=[("state", "present", ("lock", "python"))], supports_check_mode=True)
     require(module, ["packaging", "tomlkit"], ON_NODE)
     states = {"present": present, "verified": verified, "rolled_back": rolled_back}
     finish(module, lambda: states[module.params["state"]](module))
@@ -204,12 +206,12 @@ def venv_of(module: AnsibleModule) -> Any:
     from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
 
     params = module.params
-    node = Node(Path(params["prefix"]))
+    node = Node(Path(params["prefix"]).absolute())
     config = node.uv_config if node.uv_config.is_file() else None
     git_config = node.git_config if node.git_config.is_file() else None
     uv = Uv(find_uv(prefix=node.prefix), offline_environment(node.cache, git_config, config))
-    project = Path(params["project_dir"]) if params["project_dir"] else None
-    return Venv(node, Bundle(Path(params["bundle_dir"])), params["target"], uv, project, params["keep"])
+    project = Path(params["project_dir"]).absolute() if params["project_dir"] else None
+    return Venv(node, Bundle(Path(params["bundle_dir"]).absolute()), params["target"], uv, project, params["keep"])
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     from ansible_collections.rlinf.offline.plugins.module_utils._venv import Wanted, package_changes
 
     params = module.params
-    lock = Path(params["lock"])
+    lock = Path(params["lock"]).absolute()
     if module.check_mode and not lock.is_file():
         return {"changed": True, "reason": f"would install after push: {lock} is not there yet", "after_push": True}
     venv = venv_of(module)
