@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url
@@ -55,15 +56,15 @@ class Wheel:
 
     @property
     def filename(self) -> str:
-        from urllib.parse import unquote, urlsplit
-
         return unquote(PurePosixPath(urlsplit(self.url).path).name)
 
     def check(self) -> None:
         """:raises CatalogError: the URL does not end in the name of a wheel (PEP 427), or the digest is none."""
         check_url(self.url, f"wheel {self.name}")
         if not _WHEEL_FILE.match(self.filename):
-            raise CatalogError(f"wheel {self.name}: {self.filename!r} is not the name of a wheel (name-version-python-abi-platform.whl). Give the URL of the wheel itself.")
+            raise CatalogError(
+                f"wheel {self.name}: {self.filename!r} is not the name of a wheel (name-version-python-abi-platform.whl). Give the URL of the wheel itself."
+            )
         _check_sha256(self.sha256, f"wheel {self.name}")
 
 
@@ -160,14 +161,17 @@ class Catalog:
         """
         unknown = set(data) - {item.name for item in fields(cls)}
         if unknown:
-            raise CatalogError(f"rlinf_catalog: unknown key {', '.join(sorted(unknown))}. Known: {', '.join(item.name for item in fields(cls))}.")
+            raise CatalogError(
+                f"rlinf_catalog: unknown key {', '.join(sorted(unknown))}. Known: {', '.join(item.name for item in fields(cls))}."
+            )
         catalog = cls(
             repositories={name: _entry(Repository, "repository", name, value) for name, value in _section(data, "repositories")},
             wheels={name: _entry(Wheel, "wheel", name, value) for name, value in _section(data, "wheels")},
             assets={name: _entry(Asset, "asset", name, value) for name, value in _section(data, "assets")},
             targets={name: _target(name, value) for name, value in _section(data, "targets")},
         )
-        for entry in [*catalog.repositories.values(), *catalog.wheels.values(), *catalog.assets.values()]:
+        entries: list[Repository | Wheel | Asset] = [*catalog.repositories.values(), *catalog.wheels.values(), *catalog.assets.values()]
+        for entry in entries:
             entry.check()
         for target in catalog.targets.values():
             catalog._check_references(target)
@@ -181,7 +185,9 @@ class Catalog:
         ):
             for name in names:
                 if name not in known:
-                    raise CatalogError(f"target {target.name}: there is no {what} {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name.")
+                    raise CatalogError(
+                        f"target {target.name}: there is no {what} {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
+                    )
 
     def select(self, targets: Iterable[str]) -> list[Target]:
         """Return the targets of these names.
@@ -264,7 +270,9 @@ def _entry(kind: type[Entry], what: str, name: str, value: Any) -> Entry:
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     unknown = set(value) - set(known)
     if unknown:
-        raise CatalogError(f"{what} {name}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(k for k in known if k != 'name')}.")
+        raise CatalogError(
+            f"{what} {name}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(k for k in known if k != 'name')}."
+        )
     for key, given in value.items():
         wanted = bool if known[key].type == "bool" else str
         if given is not None and not isinstance(given, wanted):
@@ -313,7 +321,9 @@ def _step(what: str, number: int, value: Any) -> Step:
     wanted, options = STEPS[kind]
     unknown = set(value) - {kind} - options
     if unknown:
-        raise CatalogError(f"{place} ({kind}): unknown option {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(sorted(options)) or 'none'}.")
+        raise CatalogError(
+            f"{place} ({kind}): unknown option {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(sorted(options)) or 'none'}."
+        )
     if not isinstance(value[kind], wanted):
         raise CatalogError(f"{place}: {kind} must be {'a list' if wanted is list else 'a name'}.")
     for item in value[kind] if kind == "requirements" else ():

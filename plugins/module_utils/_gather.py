@@ -106,8 +106,8 @@ class Gatherer:
         self.scratch.mkdir(parents=True)
         listed, output = self.scratch / "served.in", self.scratch / "pylock.served.toml"
         listed.write_text("".join(f"{pin.requirement}\n" for pin in pins), encoding="utf-8")
-        arguments = ["pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate", "--format", "pylock.toml"]
-        platform = ["--python", self.python, "--python-version", self.minor, "--python-platform", str(self.platform)]
+        arguments: list[str | Path] = ["pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate", "--format", "pylock.toml"]
+        platform: list[str | Path] = ["--python", self.python, "--python-version", self.minor, "--python-platform", str(self.platform)]
         self.uv.run([*arguments, *platform, listed, "--output-file", output], what="asking the index for the files of the pins", cwd=cwd)
         tags = _wheel.supported_tags(self.minor, self.platform)
         return [self._choose(package, tags) for package in _pylock.read(output)["packages"]]
@@ -152,7 +152,7 @@ class Gatherer:
         self.progress(f"fetching {len(downloads)} files")
         failures = [
             f"{download.destination.name}: {outcome}"
-            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads))
+            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads), strict=True)
             if isinstance(outcome, Exception)
         ]
         if failures:
@@ -217,7 +217,7 @@ class Gatherer:
         remove(output)
         # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH (a zip knows no year before 1980)
         env = {"SOURCE_DATE_EPOCH": str(max(epoch, 315532800)), "UV_NO_CONFIG": "1", "PYTHONHASHSEED": "0"}
-        arguments = ["build", "--wheel", "--quiet", "--python", self.python, "--out-dir", output, source]
+        arguments: list[str | Path] = ["build", "--wheel", "--quiet", "--python", self.python, "--out-dir", output, source]
         self.uv.run(arguments, what=f"building {package.name} from {source.name}", env=env, cwd=self.scratch)
         wheel = next(output.glob("*.whl"))
         _wheel.check_built(wheel, self.platform, package.name)
@@ -227,7 +227,7 @@ class Gatherer:
             )
         folder.mkdir(parents=True, exist_ok=True)
         place = folder / wheel.name
-        found = {"path": str(place.relative_to(self.bundle.root)), "sha256": sha256_file(wheel), "size": wheel.stat().st_size}
+        found: dict[str, Any] = {"path": str(place.relative_to(self.bundle.root)), "sha256": sha256_file(wheel), "size": wheel.stat().st_size}
         fsync_file(wheel)
         rename(wheel, place)
         builds.add(key, found)

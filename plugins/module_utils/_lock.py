@@ -155,7 +155,7 @@ class Locker:
             return Result(target.name, True, "absent" if not known else "locked", reason, record["commit"], before=before)
         new = self._lock(target, record, definition)
         after = tuple(new["pins"])
-        same = bool(known) and known["packages"] == new["packages"] and known["definition"] == new["definition"]
+        same = known is not None and known["packages"] == new["packages"] and known["definition"] == new["definition"]
         reason = ("resolved again, the same" if same else "moved by rlinf_update") if known else "locked for the first time"
         return self._result(target, new, before, after, changed=not same, state="locked", reason=reason)
 
