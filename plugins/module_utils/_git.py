@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
-from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config as redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, Rewrites, redact
 
 # GitPython looks for git when it is imported, and its complaint is no message for a user; _check_version says it

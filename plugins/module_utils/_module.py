@@ -12,20 +12,25 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import secrets
 
 
 def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
 
+    Credentials in the arguments' URLs are masked wherever they would come out, ``invocation`` included.
     An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
     """
+    module.no_log_values |= secrets(module.params)
     try:
         result = work()
     except OfflineError as error:
         module.fail_json(msg=str(error), **error.details)
     except OSError as error:
         where = error.filename or "the file system"
-        module.fail_json(msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again.")
+        module.fail_json(
+            msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again."
+        )
     else:
         module.exit_json(**result)
 
@@ -40,6 +45,7 @@ def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> Non
     missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
     if not missing:
         return
+    module.no_log_values |= secrets(module.params)
     if module.check_mode:
         module.exit_json(changed=True, msg=f"would run after prepare: {', '.join(missing)} not there yet", after_prepare=True)
     module.fail_json(msg=f"The Python at {sys.executable} lacks {', '.join(missing)}. {remedy}")

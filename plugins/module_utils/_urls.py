@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
@@ -18,6 +19,7 @@ REMOTE_SCHEMES = frozenset({"https", "http", "ssh"})
 CASELESS_HOSTS = frozenset({"github.com", "gitlab.com", "huggingface.co", "bitbucket.org"})
 _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!//)(?P<path>[^:\s]+)\Z")
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']+@")
+_SECRET = re.compile(r"\bhttps?://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s@\"']*))?@")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f$`\\\"'<>|;{}]")
 _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 
@@ -25,6 +27,15 @@ _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 def redact(text: str) -> str:
     """Return *text* with the user info of every URL in it replaced by ``***`` (``git@`` is no secret and stays)."""
     return _USERINFO.sub(lambda found: found.group(0) if found.group(0).endswith("://git@") else f"{found['scheme']}***@", text)
+
+
+def secrets(value: Any) -> set[str]:
+    """Return the passwords and tokens in the URLs anywhere in *value*, a text or a list or mapping of such."""
+    if isinstance(value, Mapping):
+        return {found for part in (*value, *value.values()) for found in secrets(part)}
+    if isinstance(value, (list, tuple)):
+        return {found for part in value for found in secrets(part)}
+    return {found["password"] or found["user"] for found in _SECRET.finditer(value)} - {""} if isinstance(value, str) else set()
 
 
 def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) -> str:
@@ -35,7 +46,9 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
         expansion would touch, or has a scheme that is not allowed.
     """
     if url.startswith("-") or "::" in url.split("/", 1)[0] or _UNSAFE.search(url):
-        raise CatalogError(f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL.")
+        raise CatalogError(
+            f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL."
+        )
     scheme = "ssh" if _SCP.match(url) else urlsplit(url).scheme.lower()
     if scheme not in schemes:
         raise CatalogError(f"{entry}: {redact(url)!r} has the scheme {scheme or 'none'!r}; allowed are {', '.join(sorted(schemes))}.")
@@ -92,7 +105,9 @@ class Rewrites:
             for text in (prefix, replacement):
                 check_url(text, "rlinf_url_rewrites", REMOTE_SCHEMES | {"file"})
                 if not text.endswith(("/", ":")):
-                    raise CatalogError(f"rlinf_url_rewrites: {redact(text)!r} must end with a slash, since it is a prefix: otherwise other hosts match too.")
+                    raise CatalogError(
+                        f"rlinf_url_rewrites: {redact(text)!r} must end with a slash, since it is a prefix: otherwise other hosts match too."
+                    )
         self.prefixes = dict(prefixes or {})
 
     def apply(self, url: str) -> str:

@@ -154,6 +154,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
@@ -163,8 +164,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrite
 
 REPOSITORY: dict[str, Any] = {
     "name": {"type": "str", "required": True},
-    # a token in it is masked in every output by _urls.redact; no_log would mask the host as well
-    "url": {"type": "str", "required": True, "no_log": False},
+    "url": {"type": "str", "required": True},
     "version": {"type": "str"},
     "submodules": {"type": "bool", "default": False},
     "lfs": {"type": "bool", "default": False},
