@@ -1,0 +1,314 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a node is and has: read only, and quick. Standard library only.
+
+Whatever asks something outside this process (a program, a mount that may hang) has a time limit, and its failure is a finding.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+
+PATIENCE = 10.0
+"""Seconds after which a program or a file system that says nothing is reported as such."""
+TOOLS: Mapping[str, tuple[str, ...]] = {
+    "git": ("git", "--version"),
+    "rsync": ("rsync", "--version"),
+    "ssh": ("ssh", "-V"),
+    "tar": ("tar", "--version"),
+    "nvcc": ("nvcc", "--version"),
+}
+# beside PATH, which is short where nobody logs in
+_TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+_PYTHON_FOLDERS = ("~/.local/bin", "~/.pyenv/versions/*/bin", "{uv}/*/bin", "/usr/local/bin", "/usr/bin", "/opt/python*/bin", "/opt/*/bin")
+_ABOUT_PYTHON = (
+    "import json, os, platform, sys, sysconfig\n"
+    "header = os.path.join(sysconfig.get_path('include'), 'Python.h')\n"
+    "print(json.dumps({'version': '%d.%d.%d' % sys.version_info[:3], 'implementation': sys.implementation.name,\n"
+    "    'headers': os.path.isfile(header), 'virtual': sys.prefix != sys.base_prefix}))\n"
+)
+# what a bundle and a path are described by, so that one that could not be looked at has the same keys
+_BUNDLE = ("present", "sealed", "digest", "serial", "verified", "problem")
+_PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
+_VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
+_GPU_FIELDS = ("index", "name", "memory.total", "driver_version")
+
+
+def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], patience: float = PATIENCE) -> dict[str, Any]:
+    """Return everything that is known of this node.
+
+    :param prefix: where things are installed; by default /opt/rlinf for root, else below the user's data directory (XDG).
+    :param bundle_dir: by default ``bundle/`` below the prefix.
+    :param pythons: versions of Python to look for, ``3.11`` or ``3.11.14``.
+    :param patience: seconds for each thing that could hang.
+    """
+    home = home_directory()
+    node = Node(default_prefix(prefix, home))
+    bundle = Bundle(absolute(bundle_dir, home) if bundle_dir else node.bundle)
+    places = {"prefix": node.prefix, "bundle": bundle.root, "home": home}
+    questions: dict[str, Callable[[], Any]] = {
+        "bundle": lambda: bundle_state(bundle, node),
+        "gpus": lambda: gpus(patience),
+        "pythons": lambda: find_pythons(pythons, home, patience),
+        "tools": lambda: tools(patience),
+        **{f"path {name}": partial(file_system, place) for name, place in places.items()},
+    }
+    answers = ask_all(questions, patience + 1)
+    return {
+        "user": user_name(),
+        "uid": os.getuid(),
+        "home": str(home),
+        "prefix": str(node.prefix),
+        "bundle_dir": str(bundle.root),
+        "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
+        "architecture": platform.machine(),
+        "kernel": os.uname().release,
+        "glibc": glibc_version(),
+        "distribution": distribution(),
+        "bundle": {**dict.fromkeys(_BUNDLE), **answers["bundle"]},
+        **{name: answers[name] for name in ("gpus", "pythons", "tools")},
+        "paths": {name: {**dict.fromkeys(_PATH), "path": str(places[name]), **answers[f"path {name}"]} for name in places},
+    }
+
+
+def ask_all(questions: Mapping[str, Callable[[], Any]], patience: float) -> dict[str, Any]:
+    """Ask everything at the same time and return the answers; what fails or takes longer than *patience* seconds has ``problem`` alone.
+
+    The threads are daemons: a program or a mount that the kernel cannot interrupt must not hold this process either.
+    """
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, question: Callable[[], Any]) -> None:
+        try:
+            answers[name] = question()
+        except (OfflineError, OSError, ValueError) as error:
+            answers[name] = {"problem": str(error)}
+
+    threads = {name: threading.Thread(target=ask, args=(name, question), daemon=True) for name, question in questions.items()}
+    for thread in threads.values():
+        thread.start()
+    for name, thread in threads.items():
+        thread.join(patience)
+        if thread.is_alive():
+            answers[name] = {"problem": f"no answer within {patience:g} seconds"}
+    return {name: answers[name] for name in questions}
+
+
+# -- the user and the places ---------------------------------------------------------------------------------------------------
+
+
+def user_name() -> str:
+    """Return the user's name, or the uid where no name goes with it (a container with the host's uid)."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def home_directory() -> Path:
+    """Return the user's home: ``$HOME``, or what the user database says."""
+    return Path(os.path.expanduser("~")).absolute()
+
+
+def absolute(path: str, home: Path) -> Path:
+    """Return *path* without ``~`` and without relative parts; links are kept as they are named."""
+    return Path(os.path.normpath(os.path.join(home, os.path.expanduser(path))))
+
+
+def default_prefix(prefix: str | None, home: Path) -> Path:
+    """Return where things are installed, absolute."""
+    if prefix:
+        return absolute(prefix, home)
+    if os.getuid() == 0:
+        return Path("/opt/rlinf")
+    data = os.environ.get("XDG_DATA_HOME", "")
+    # the XDG base directory specification: a relative path is to be ignored
+    return (Path(data) if data.startswith("/") else home / ".local" / "share") / "rlinf"
+
+
+def bundle_state(bundle: Bundle, node: Node) -> dict[str, Any]:
+    """Return whether there is a sealed bundle, its manifest's digest and serial, and whether this node has verified just that."""
+    if not bundle.manifest.is_file():
+        return {"present": bundle.root.is_dir(), "sealed": False, "digest": None, "serial": None, "verified": False}
+    manifest = _bundle.read_manifest(bundle)
+    digest = _bundle.manifest_digest(bundle)
+    stamp = _bundle.read_stamp(node.bundle_stamp, bundle)
+    return {"present": True, "sealed": True, "digest": digest, "serial": manifest["serial"], "verified": stamp.get("manifest") == digest}
+
+
+def file_system(path: Path) -> dict[str, Any]:
+    """Return what is left where *path* is or would be: bytes and inodes (None: without limit), device, type, whether it can be written."""
+    place = path
+    while not os.path.lexists(place) or not place.is_dir():
+        place = place.parent
+    status, device = os.statvfs(place), os.stat(place).st_dev
+    point, kind = mount_of(place)
+    return {
+        "path": str(path),
+        "exists": path.is_dir(),
+        "existing": str(place),
+        "free_bytes": status.f_bavail * status.f_frsize,
+        "free_inodes": status.f_favail if status.f_files else None,
+        "device": f"{os.major(device)}:{os.minor(device)}",
+        "mount": point,
+        "type": kind,
+        "writable": os.access(place, os.W_OK | os.X_OK) and not status.f_flag & os.ST_RDONLY,
+    }
+
+
+def mount_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> tuple[str | None, str | None]:
+    """Return the mount point that *path* lies under and its file system's type (proc_pid_mountinfo(5)); of several, the last mounted."""
+    resolved = os.path.realpath(path)
+    best: tuple[str | None, str | None] = (None, None)
+    try:
+        lines = mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return best
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), left.split(" ")[4])
+        below = resolved == point or resolved.startswith(f"{point.rstrip('/')}/")
+        if below and (best[0] is None or len(point) >= len(best[0])):
+            best = (point, right.split(" ")[0])
+    return best
+
+
+# -- the system ----------------------------------------------------------------------------------------------------------------
+
+
+def glibc_version() -> str | None:
+    """Return glibc's version (confstr(3)); None with another C library."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (ValueError, OSError):
+        return None
+    return version if name == "glibc" else None
+
+
+def distribution() -> dict[str, str | None]:
+    """Return id, version and name of the distribution (os-release(5))."""
+    try:
+        found: Mapping[str, str] = platform.freedesktop_os_release()
+    except OSError:
+        found = {}
+    return {"id": found.get("ID"), "version": found.get("VERSION_ID"), "name": found.get("PRETTY_NAME")}
+
+
+def tools(patience: float = PATIENCE) -> dict[str, Any]:
+    """Return path and version of each of :data:`TOOLS`; None for one that is not there."""
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS])
+
+    def version(path: str, arguments: Sequence[str]) -> dict[str, str | None]:
+        done = run([path, *arguments], what=f"asking {path} for its version", timeout=patience, check=False)
+        # nvcc's release is in its fourth line, everyone else's in the first; ssh says it on stderr
+        text = done.stdout or done.stderr
+        found = _VERSION.search(text.partition("release ")[2]) or _VERSION.search(text)
+        return {"path": path, "version": found[0] if found else None}
+
+    paths = {name: shutil.which(command[0], path=search) for name, command in TOOLS.items()}
+    there = {name: partial(version, path, TOOLS[name][1:]) for name, path in paths.items() if path}
+    return {**dict.fromkeys(TOOLS), **ask_all(there, patience)}
+
+
+def find_pythons(wanted: Iterable[str], home: Path, patience: float = PATIENCE) -> list[dict[str, Any]]:
+    """Return the interpreters of the versions wanted, in order of preference: their path, version, and whether their headers are there.
+
+    Looked for on PATH and where pyenv, uv, conda and builds from source put them. A wrapper script (pyenv's shims) is none.
+    """
+    wanted = list(wanted)
+    minors = {".".join(version.split(".")[:2]) for version in wanted}
+    candidates: dict[str, str] = {}
+    for folder in python_folders(home):
+        for minor in sorted(minors):
+            path = os.path.join(folder, f"python{minor}")
+            if is_program(path):
+                candidates.setdefault(os.path.realpath(path), path)
+
+    def about(path: str) -> dict[str, Any]:
+        done = run([path, "-I", "-S", "-c", _ABOUT_PYTHON], what=f"asking {path} for its version", timeout=patience)
+        return {"path": path, "problem": None, **json.loads(done.stdout)}
+
+    answers = ask_all({path: partial(about, path) for path in candidates.values()}, patience)
+    found = [{"path": path, **answer} for path, answer in answers.items()]
+    return [python for python in found if python["problem"] or any(is_version(python["version"], version) for version in wanted)]
+
+
+def is_version(version: str, wanted: str) -> bool:
+    """Return whether a full version is the one wanted, or one of the minor version wanted."""
+    return version == wanted or version.startswith(f"{wanted}.")
+
+
+def python_folders(home: Path) -> list[str]:
+    """Return the directories that interpreters are looked for in, PATH first."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    uv = os.environ.get("UV_PYTHON_INSTALL_DIR") or os.path.join(
+        data if data.startswith("/") else home / ".local" / "share", "uv", "python"
+    )
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder.startswith("/")]
+    for pattern in _PYTHON_FOLDERS:
+        folders += sorted(glob.glob(pattern.replace("~", glob.escape(str(home)), 1).replace("{uv}", glob.escape(uv))))
+    return list(dict.fromkeys(folders))
+
+
+def is_program(path: str) -> bool:
+    """Return whether *path* is an executable file and no script."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK):
+            return False
+        with open(path, "rb") as stream:
+            return stream.read(2) != b"#!"
+    except OSError:
+        return False
+
+
+# -- GPUs ----------------------------------------------------------------------------------------------------------------------
+
+
+def gpus(patience: float = PATIENCE) -> dict[str, Any]:
+    """Return the GPUs, the driver's version and the newest CUDA that it runs, as ``nvidia-smi`` says; ``problem`` says why if it doesn't."""
+    nothing: dict[str, Any] = {"devices": [], "driver": None, "cuda": None}
+    path = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
+    if path is None:
+        return {**nothing, "problem": "nvidia-smi is not there: no NVIDIA driver"}
+    query = [path, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    answers = ask_all(
+        {
+            "devices": lambda: run(query, what="asking nvidia-smi for the GPUs", timeout=patience).stdout,
+            # only the table that people read names the newest CUDA
+            "table": lambda: run([path], what="asking nvidia-smi for the driver", timeout=patience).stdout,
+        },
+        patience + 0.5,
+    )
+    problems = [answer["problem"] for answer in answers.values() if isinstance(answer, dict)]
+    if problems:
+        return {**nothing, "problem": problems[0]}
+    cuda = re.search(r"CUDA Version:\s*(\d+\.\d+)", answers["table"])
+    return {**read_gpus(answers["devices"]), "cuda": cuda[1] if cuda else None, "problem": None}
+
+
+def read_gpus(text: str) -> dict[str, Any]:
+    """Return the devices (``memory`` in MiB) and the driver's version out of nvidia-smi's CSV."""
+    rows = [[field.strip() for field in row] for row in csv.reader(text.splitlines()) if len(row) == len(_GPU_FIELDS)]
+    devices = [
+        {"index": int(index), "name": name, "memory": int(memory) if memory.isdigit() else None} for index, name, memory, _driver in rows
+    ]
+    return {"devices": devices, "driver": rows[0][3] if rows else None}

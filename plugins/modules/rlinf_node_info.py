@@ -1,0 +1,130 @@
+#!/usr/bin/python
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Say what a node is and has."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rlinf_node_info
+short_description: Say what a node is and has, for a preflight
+version_added: "0.1.0"
+author: The rlinf.offline authors (@RLinf)
+description:
+  - Returns where things will lie on the node, its system, interpreters, tools, GPUs and room, and the state of its bundle.
+  - Changes nothing. What is absent, broken or too slow is a finding, not a failure.
+  - Needs nothing but the standard library of Python.
+extends_documentation_fragment:
+  - rlinf.offline.attributes
+attributes:
+  diff_mode:
+    support: none
+    details: There is nothing to compare, since nothing changes.
+options:
+  prefix:
+    description:
+      - Where things are installed. V(~) is the user's home.
+      - By default V(/opt/rlinf) for root, else V($XDG_DATA_HOME/rlinf) or V(~/.local/share/rlinf).
+    type: str
+  bundle_dir:
+    description: The bundle's directory, by default C(bundle) below the prefix.
+    type: str
+  pythons:
+    description: Versions of Python to look for, such as V(3.11) or V(3.11.14).
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Look at the node
+  rlinf.offline.rlinf_node_info:
+    pythons: ["3.11", "3.10"]
+  register: __info
+
+- name: Name the driver
+  ansible.builtin.debug:
+    var: __info.node.gpus.driver
+"""
+
+RETURN = r"""
+node:
+  description: What the node is and has.
+  returned: always
+  type: dict
+  contains:
+    user:
+      description: The user that Ansible works as.
+      type: str
+    uid:
+      description: Its number.
+      type: int
+    home:
+      description: Its home directory.
+      type: str
+    prefix:
+      description: Where things are installed, absolute.
+      type: str
+    bundle_dir:
+      description: The bundle's directory, absolute.
+      type: str
+    runtime:
+      description: The interpreter of the private environment (C(python)), and whether it is there (C(present)).
+      type: dict
+    architecture:
+      description: The machine, as C(uname -m) says.
+      type: str
+    kernel:
+      description: The kernel's release.
+      type: str
+    glibc:
+      description: The version of glibc, none with another C library.
+      type: str
+    distribution:
+      description: Its C(id), C(version) and C(name).
+      type: dict
+    bundle:
+      description: Whether a bundle is C(present), C(sealed) and C(verified) by this node, its C(serial), the C(digest) of its manifest, or a C(problem).
+      type: dict
+    gpus:
+      description:
+        - C(devices) with C(index), C(name) and C(memory) in MiB, the version of the C(driver), the newest C(cuda) that it runs.
+        - C(problem) says why nothing is known.
+      type: dict
+    pythons:
+      description: C(path), C(version), C(headers), C(implementation) and C(virtual) of each interpreter found, PATH first, or its C(problem).
+      type: list
+      elements: dict
+    tools:
+      description: C(path) and C(version) of git, rsync, ssh, tar and nvcc, or none.
+      type: dict
+    paths:
+      description:
+        - For C(prefix), C(bundle) and C(home) the free bytes and inodes, device, mount, type and whether it is writable.
+        - Of a path that is not there yet, the nearest directory that is counts.
+      type: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._node_info import gather
+
+ARGUMENTS: dict[str, Any] = {
+    "prefix": {"type": "str"},
+    "bundle_dir": {"type": "str"},
+    "pythons": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    params = module.params
+    finish(module, lambda: {"changed": False, "node": gather(params["prefix"], params["bundle_dir"], params["pythons"])})
+
+
+if __name__ == "__main__":
+    main()
