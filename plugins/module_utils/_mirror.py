@@ -687,11 +687,15 @@ def commit_time(mirror_path: Path, commit: str) -> int:
 
 @dataclass(frozen=True)
 class WorktreeState:
-    """Where a working copy is: its commit, and the files that differ from it or that it does not know (ignored ones do not count)."""
+    """Where a working copy is: its commit, and the files that differ from it or that it does not know (ignored ones do not count).
+
+    *edited*: those of *changed* that git knows; the others were only added.
+    """
 
     commit: str
     clean: bool
     changed: tuple[str, ...]
+    edited: tuple[str, ...] = ()
 
 
 def worktree_state(path: Path) -> WorktreeState:
@@ -704,8 +708,9 @@ def worktree_state(path: Path) -> WorktreeState:
         tree = git.at(tree=path)
         commit = tree.read("rev-parse", "--verify", "HEAD^{commit}", about=about)
         listed = tree.read("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", about=about)
-    changed = tuple(sorted(entry[3:] for entry in listed.split("\0") if entry))
-    return WorktreeState(commit, not changed, changed)
+    entries = sorted((entry[3:], entry[:2]) for entry in listed.split("\0") if entry)
+    edited = tuple(path for path, code in entries if code != "??")
+    return WorktreeState(commit, not entries, tuple(path for path, _code in entries), edited)
 
 
 def checkout(
