@@ -208,10 +208,10 @@ class Fetcher:
             with self.session.head(actual, allow_redirects=True, timeout=min(self.timeout, 10)) as response:
                 _raise_for_status(response)
                 return _number(response.headers.get("Content-Length"))
-        except _Transient as trouble:
-            raise FetchError(f"{redact(url)}: {trouble}") from None
+        except (_Refused, _Transient) as trouble:
+            raise FetchError(f"{redact(url)}: {trouble}.") from None
         except requests.RequestException as error:
-            raise FetchError(f"{redact(url)}: {_reason(error)}") from None
+            raise FetchError(f"{redact(url)}: {_reason(error)}.") from None
 
     def actual(self, url: str) -> str:
         """Return where *url* is really fetched from.
@@ -264,14 +264,18 @@ class _Transient(Exception):
         self.wait = wait
 
 
+class _Refused(Exception):
+    """The server refuses, and would again; the message says what to do."""
+
+
 class _Session(requests.Session):
     """A session that follows no redirect from https to anything else."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
         if target and resp.url.startswith("https:") and not urljoin(resp.url, target).lower().startswith("https:"):
-            raise FetchError(
-                f"{redact(resp.url)} redirects from https to {redact(target)}, which is not protected. Give the URL of a server that stays with https."
+            raise _Refused(
+                f"it redirects from https to {redact(target)}, which is not protected. Give the URL of a server that stays with https"
             )
         return target
 
@@ -390,6 +394,8 @@ class _Transfer:
                 self._copy()
             else:
                 self._request()
+        except _Refused as refusal:
+            raise self._error(str(refusal)) from None
         except _Transient as trouble:
             self._pause(trouble, progress=self.received > before)
         except (urllib3.exceptions.HTTPError, requests.RequestException) as error:
@@ -432,7 +438,8 @@ class _Transfer:
         seen, etag = self.part.seen, response.headers.get("ETag")
         if response.status_code != 206 or not found or int(found[1]) != self.part.size:
             return False
-        return etag in (None, seen.etag) and (found[3] == "*" or seen.length in (None, int(found[3])))
+        same = etag is None or seen.etag is None or etag == seen.etag
+        return same and (found[3] == "*" or seen.length in (None, int(found[3])))
 
     def _begin(self, response: requests.Response) -> None:
         """Look at the head of a whole file before its content comes."""
@@ -575,7 +582,7 @@ _AGAIN = "Run again: it goes on where it stopped"
 
 
 def _raise_for_status(response: requests.Response) -> None:
-    """:raises FetchError: the server refuses, and would again. :raises _Transient: it may answer later."""
+    """:raises _Refused: the answer is no file. :raises _Transient: the next one may be."""
     status = response.status_code
     if status == 200:
         return
@@ -591,7 +598,7 @@ def _raise_for_status(response: requests.Response) -> None:
         407: "the proxy asks for credentials (407). Give them in rlinf_proxy (http://user:password@host:port, best out of a vault)",
         410: "the server no longer has the file (410). Give another URL",
     }
-    raise FetchError(f"{redact(response.url)}: {said.get(status, f'the server answers {status} {response.reason}. Correct the URL')}.")
+    raise _Refused(said.get(status, f"the server answers {status} {response.reason}. Correct the URL"))
 
 
 def _is_final(error: Exception) -> bool:
@@ -638,7 +645,7 @@ def _seconds(date: str) -> float:
 
 
 def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and re.fullmatch(r"\d{1,18}", value.strip()) else None
+    return int(value) if value is not None and re.fullmatch(r"\d{1,20}", value.strip()) else None
 
 
 def _local_path(url: str) -> Path:

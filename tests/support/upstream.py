@@ -313,8 +313,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stall_before_headers:
             return self._hold()
         length = len(answer.body) if fault.length is None else fault.length
-        headers: dict[str, str | None] = {**answer.headers, "Content-Length": str(length), **fault.headers}
-        self.send_response(answer.status, HTTPStatus(answer.status).phrase)
+        headers: dict[str, str | None] = {"Date": self.date_time_string(), **answer.headers, "Content-Length": str(length), **fault.headers}
+        self.send_response_only(answer.status, HTTPStatus(answer.status).phrase)
         for name, value in headers.items():
             if value is not None:
                 self.send_header(name, value)
