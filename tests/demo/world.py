@@ -94,15 +94,24 @@ def build(root: Path, *, python: str | None = None, machine: str | None = None, 
 
 
 def catalog_overrides(world: World, catalog: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``rlinf_catalog``: what of the shipped *catalog* is different here.
+    """Return ``rlinf_catalog``: what is different here from the shipped *catalog*, and one target more.
 
-    The Python of each target and the file name of the prebuilt wheel are this machine's, and no digest is known beforehand.
+    The targets' Python and the prebuilt wheel are this machine's. ``openvla-oft`` is made of the entry of ``openvla``, with its own last steps.
     """
-    targets = {name: {**target, "python": world.python} for name, target in catalog["targets"].items() if target["python"] == "3.11"}
+    openvla = catalog["targets"]["openvla"]
+    common = [
+        step
+        for step in openvla["steps"]
+        if not {"wheel", "uninstall"} & set(step) and "requirements/embodied/models/openvla.txt" not in step.get("requirements", [])
+    ]
+    last = [
+        {"wheel": FLASH_ATTN},
+        {"requirements": ["requirements/embodied/models/openvla_oft.txt"], "build_isolation": False},
+        {"uninstall": ["pynvml"]},
+    ]
     return {
-        "wheels": {FLASH_ATTN: {"url": world.flash_attn_url, "python": world.python, "sha256": None}},
-        "assets": {name: {**asset, "sha256": None} for name, asset in catalog["assets"].items()},
-        "targets": targets,
+        "wheels": {FLASH_ATTN: {"url": world.flash_attn_url, "python": world.python}},
+        "targets": {"openvla": {"python": world.python}, "openvla-oft": {**openvla, "python": world.python, "steps": [*common, *last]}},
     }
 
 
