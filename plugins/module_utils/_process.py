@@ -79,7 +79,9 @@ def run(
     except PermissionError:
         raise ProcessError(f"{what}: {arguments[0]} may not be executed by this user.") from None
     except subprocess.TimeoutExpired:
-        raise ProcessError(f"{what}: {arguments[0]} did not end within {timeout:g} seconds. Give a longer timeout or look at what it waits for.") from None
+        raise ProcessError(
+            f"{what}: {arguments[0]} did not end within {timeout:g} seconds. Give a longer timeout or look at what it waits for."
+        ) from None
     result = Completed(arguments, done.returncode, done.stdout, done.stderr, time.monotonic() - start)
     if check and result.status:
         raise ProcessError(failure(result, what), status=result.status)
