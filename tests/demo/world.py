@@ -99,11 +99,9 @@ def catalog_overrides(world: World, catalog: Mapping[str, Any]) -> dict[str, Any
     The targets' Python and the prebuilt wheel are this machine's. ``openvla-oft`` is made of the entry of ``openvla``, with its own last steps.
     """
     openvla = catalog["targets"]["openvla"]
-    common = [
-        step
-        for step in openvla["steps"]
-        if not {"wheel", "uninstall"} & set(step) and "requirements/embodied/models/openvla.txt" not in step.get("requirements", [])
-    ]
+    model = next(
+        number for number, step in enumerate(openvla["steps"]) if "requirements/embodied/models/openvla.txt" in step.get("requirements", [])
+    )
     last = [
         {"wheel": FLASH_ATTN},
         {"requirements": ["requirements/embodied/models/openvla_oft.txt"], "build_isolation": False},
@@ -111,7 +109,10 @@ def catalog_overrides(world: World, catalog: Mapping[str, Any]) -> dict[str, Any
     ]
     return {
         "wheels": {FLASH_ATTN: {"url": world.flash_attn_url, "python": world.python}},
-        "targets": {"openvla": {"python": world.python}, "openvla-oft": {**openvla, "python": world.python, "steps": [*common, *last]}},
+        "targets": {
+            "openvla": {"python": world.python},
+            "openvla-oft": {**openvla, "python": world.python, "steps": [*openvla["steps"][:model], *last]},
+        },
     }
 
 
