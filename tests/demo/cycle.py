@@ -87,22 +87,15 @@ class Cycle:
         self.upstream.stop()
 
     def _inventory(self) -> dict[str, Any]:
-        catalog = yaml.safe_load((ROOT / "roles" / "common" / "vars" / "main.yml").read_text(encoding="utf-8"))["__rlinf_catalog"]
         bastion = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "rlinf_bundle_dir": str(self.bundle),
-            "rlinf_url_rewrites": self.world.url_rewrites(self.upstream.url),
-            "rlinf_index_url": self.world.index_url(self.upstream.url),
+            **bastion_variables(self.world, self.upstream.url),
         }
         # the node's Python has none of the libraries that the bastion's has
         node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), "rlinf_prefix": str(self.prefix)}
-        common = {
-            "rlinf_targets": self.targets,
-            "rlinf_python": base_python(),
-            "rlinf_platform": f"{self.world.machine}-manylinux_2_31",
-            "rlinf_catalog": demo_world.catalog_overrides(self.world, catalog),
-        }
+        common = {"rlinf_targets": self.targets, **common_variables(self.world)}
         children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {NODE: node}}}
         return {"all": {"vars": common, "children": children}}
 
@@ -171,6 +164,21 @@ class Cycle:
         if done.returncode:
             raise PlayFailed(f"{python} -c {code!r}\n{done.stderr}")
         return done.stdout
+
+
+def bastion_variables(world: demo_world.World, upstream: str) -> dict[str, Any]:
+    """Return what the bastion's inventory says so that it reaches *world* instead of the internet, served at the URL *upstream*."""
+    return {"rlinf_url_rewrites": world.url_rewrites(upstream), "rlinf_index_url": world.index_url(upstream)}
+
+
+def common_variables(world: demo_world.World) -> dict[str, Any]:
+    """Return what every host's inventory says, since *world* is made for the running Python and machine."""
+    catalog = yaml.safe_load((ROOT / "roles" / "common" / "vars" / "main.yml").read_text(encoding="utf-8"))["__rlinf_catalog"]
+    return {
+        "rlinf_python": base_python(),
+        "rlinf_platform": f"{world.machine}-manylinux_2_31",
+        "rlinf_catalog": demo_world.catalog_overrides(world, catalog),
+    }
 
 
 def base_python() -> str:

@@ -12,13 +12,14 @@
 #
 #   LOWER=/            the read-only root under all hosts: / or the tree that debootstrap has made
 #   HIDE=/a:/b         directories of LOWER that the hosts see empty
+#   SHOW=/a:/b         directories of this machine that the hosts see all the same, read-only
 #   DISK=40G           what a host writes lies in a sparse ext4 image of this size below STATE, not in memory (8 GB)
 #   PORT=22            where sshd listens
 #
 # Needs root, iproute2, openssh-server.
 set -euo pipefail
 
-bridge='' net='' port='' lower='' hide='' disk='' # what STATE/net says of a group
+bridge='' net='' port='' lower='' hide='' show='' disk='' # what STATE/net says of a group
 
 main() {
   case "${1:-}:$#" in
@@ -54,8 +55,8 @@ take_network() { # the first /24 that no other group has: making its bridge is w
   local number
   for number in {0..255}; do
     if ip link add "rlinf$number" type bridge 2>/dev/null; then
-      printf 'bridge=%q net=%q port=%q lower=%q hide=%q disk=%q\n' \
-        "rlinf$number" "198.18.$number" "${PORT:-22}" "${LOWER:-/}" "${HIDE:-}" "${DISK:-}" >"$1/net"
+      printf 'bridge=%q net=%q port=%q lower=%q hide=%q show=%q disk=%q\n' \
+        "rlinf$number" "198.18.$number" "${PORT:-22}" "${LOWER:-/}" "${HIDE:-}" "${SHOW:-}" "${DISK:-}" >"$1/net"
       ip addr add "198.18.$number.1/24" dev "rlinf$number"
       ip link set "rlinf$number" up
       return
@@ -104,7 +105,7 @@ wait_for() {
 }
 
 host() { # pid 1 of a host, in its own namespaces
-  local state=$1 number=$2 name=node$2 scratch=$1/node$2 root=$1/node$2/root hidden
+  local state=$1 number=$2 name=node$2 scratch=$1/node$2 root=$1/node$2/root path
   # shellcheck source=/dev/null
   . "$state/net"
   mount --make-rprivate /
@@ -118,9 +119,12 @@ host() { # pid 1 of a host, in its own namespaces
   fi
   mkdir "$scratch/upper" "$scratch/work" "$root"
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
-  while IFS= read -r -d : hidden; do
-    [ -z "$hidden" ] || [ ! -d "$root$hidden" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$hidden")" hidden "$root$hidden"
+  while IFS= read -r -d : path; do
+    [ -z "$path" ] || [ ! -d "$root$path" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$path")" hidden "$root$path"
   done <<<"$hide:"
+  while IFS= read -r -d : path; do
+    [ -z "$path" ] || [ -e "$root$path" ] || { mkdir -p "$root$path" && mount --bind "$path" "$root$path" && mount -o remount,bind,ro "$root$path"; }
+  done <<<"$show:"
   mount_devices "$root"
   configure "$root" "$state" "$name" "$net.$((10 + number))"
   cd "$root"
