@@ -264,12 +264,26 @@ class Runtime:
         if place.exists():
             self.generations.discard(place)
         uv = Uv(self.node.uv, offline_environment(self.node.cache))
-        uv.run(["venv", "--no-project", "--python", os.path.realpath(sys.executable), place], what="making the private environment")
+        uv.run(
+            ["venv", "--no-project", "--no-cache", "--python", os.path.realpath(sys.executable), place],
+            what="making the private environment",
+        )
         requirements = self.bundle.tools / REQUIREMENTS
         options: list[str | os.PathLike[str]] = ["--no-index", "--find-links", self.bundle.tools, "--require-hashes", "--no-build"]
-        # copied, so that nothing shares a file with it
+        # without a cache, so that nothing shares a file with it, and the cache of the targets' environments stays theirs
         uv.run(
-            ["pip", "install", "--python", place / "bin" / "python", "--link-mode", "copy", *options, "--requirements", requirements],
+            [
+                "pip",
+                "install",
+                "--python",
+                place / "bin" / "python",
+                "--no-cache",
+                "--link-mode",
+                "copy",
+                *options,
+                "--requirements",
+                requirements,
+            ],
             what="installing what the modules need",
             cwd=self.node.tools,
         )
