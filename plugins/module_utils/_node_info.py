@@ -17,6 +17,7 @@ import pwd
 import re
 import shutil
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -79,7 +80,9 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "home": str(home),
         "prefix": str(node.prefix),
         "bundle_dir": str(bundle.root),
+        "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
+        "environments": environments(node),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
         "glibc": glibc_version(),
@@ -153,6 +156,14 @@ def bundle_state(bundle: Bundle, node: Node) -> dict[str, Any]:
     digest = _bundle.manifest_digest(bundle)
     stamp = _bundle.read_stamp(node.bundle_stamp, bundle)
     return {"present": True, "sealed": True, "digest": digest, "serial": manifest["serial"], "verified": stamp.get("manifest") == digest}
+
+
+def environments(node: Node) -> list[str]:
+    """Return the targets that have a finished environment here."""
+    try:
+        return sorted(entry.name for entry in os.scandir(node.venvs) if entry.is_symlink() and os.path.isfile(f"{entry.path}/rlinf.json"))
+    except OSError:
+        return []
 
 
 def file_system(path: Path) -> dict[str, Any]:

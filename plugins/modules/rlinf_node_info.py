@@ -69,6 +69,13 @@ node:
     bundle_dir:
       description: The bundle's directory, absolute.
       type: str
+    python:
+      description: The interpreter that ran this module.
+      type: str
+    environments:
+      description: The targets that have a finished environment.
+      type: list
+      elements: str
     runtime:
       description: The interpreter of the private environment (C(python)), and whether it is there (C(present)).
       type: dict

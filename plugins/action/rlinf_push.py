@@ -1,0 +1,168 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Push a bundle from the machine that runs ansible-playbook to a node, with rsync over the connection that Ansible uses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, look, manifest_files, rsync, run_rsync
+
+NAMED = 20
+"""How many names of files a result holds of each kind."""
+
+
+class ActionModule(ActionBase):
+    """Documented in plugins/modules/rlinf_push.py."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _spec, arguments = self.validate_argument_spec(
+            {
+                "src": {"type": "path", "required": True},
+                "dest": {"type": "path", "required": True},
+                "bandwidth": {"type": "int", "default": 0},
+            }
+        )
+        try:
+            return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments["bandwidth"])
+        except OfflineError as error:
+            return {"failed": True, "msg": str(error), **error.details}
+        except OSError as error:
+            return {"failed": True, "msg": f"{error.filename or arguments['src']}: {error.strerror or error}. Mend this and run again."}
+
+    def _push(self, bundle: Bundle, destination: Path, bandwidth: int) -> dict[str, Any]:
+        check = bool(self._task.check_mode)
+        here = bundle.manifest.is_file()
+        local = self._connection.transport == "local"
+        if local and os.path.realpath(bundle.root) == os.path.realpath(destination) and here:
+            return self._result(reason="the bastion's own directory", shared=True)
+        with nonce(bundle) as name:
+            seen = self._look(look(destination, name, bundle, make=here and not check))
+        if seen.shared:
+            return self._result(reason="node and bastion share the directory", shared=True)
+        if not here:
+            if seen.sealed:
+                return self._result(reason=f"the node has a bundle of its own, and the bastion has none at {bundle.root}")
+            raise BundleError(f"There is no bundle at {bundle.root}. Run the playbook rlinf.offline.download, or correct rlinf_bundle_dir of the bastion.")
+        if not seen.rsync:
+            raise BundleError(f"rsync is not there on {self._host}. Install rsync on the node.")
+        names = manifest_files(bundle)
+        transfer = self._copy(bundle, destination, names, local, bandwidth, check)
+        extra = sorted(seen.files - set(names))
+        return self._result(transfer, check=check, extra=extra, reason=self._reason(transfer, extra))
+
+    @property
+    def _host(self) -> str:
+        return str(self._play_context.remote_addr)
+
+    def _result(
+        self, transfer: Transfer = Transfer(), *, check: bool = False, reason: str, shared: bool = False, extra: list[str] | None = None  # noqa: B008
+    ) -> dict[str, Any]:
+        names = sorted(transfer.sent)
+        result: dict[str, Any] = {
+            "changed": bool(names),
+            "reason": reason,
+            "shared": shared,
+            "files": len(names),
+            "bytes": transfer.bytes,
+            "seconds": round(transfer.seconds, 1),
+            "first": names[:NAMED],
+            "extra": {"count": len(extra or []), "first": (extra or [])[:NAMED]},
+        }
+        if self._task.diff and names:
+            result["diff"] = {"before": "", "after": "".join(f"{name} {transfer.sent[name]}\n" for name in names[:200])}
+        return result
+
+    @staticmethod
+    def _reason(transfer: Transfer, extra: list[str]) -> str:
+        said = f"{len(transfer.sent)} files ({size_text(transfer.bytes)}) were missing or differed" if transfer.sent else "everything is there"
+        return f"{said}; {len(extra)} are of a former bundle" if extra else said
+
+    def _look(self, script: str) -> Seen:
+        """Ask the node what it has, with one command over Ansible's own connection: an unreachable node is reported as any other."""
+        said = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", sudoable=True)
+        if said["rc"]:
+            raise BundleError(f"The directory of the bundle on {self._host} cannot be used: {said['stderr'].strip() or said['stdout'].strip()}")
+        return Seen.parse(said["stdout"].splitlines())
+
+    def _copy(self, bundle: Bundle, destination: Path, names: list[str], local: bool, bandwidth: int, check: bool) -> Transfer:
+        """Copy the files, and then the manifest: who reads it finds everything that it lists."""
+        if not shutil.which("rsync"):
+            raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
+        ssh = None if local else self._ssh()
+        command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
+        place = ssh.place(str(destination)) if ssh else str(destination)
+        files = run_rsync(command, names, bundle.root, place)
+        manifest = run_rsync(command, [bundle.manifest.name], bundle.root, place)
+        return Transfer({**files.sent, **manifest.sent}, files.seconds + manifest.seconds)
+
+    def _ssh(self) -> Ssh:
+        """Return how the connection plugin reaches the node, by its public options."""
+        connection = self._connection
+        if connection.transport != "ssh":
+            raise AnsibleActionFail(
+                f"The bundle is pushed by rsync over ssh, and the connection to {self._host} is {connection.transport}. "
+                "Use the connection ssh or local, or carry the bundle there by other means."
+            )
+        if connection.get_option("password"):
+            raise AnsibleActionFail(
+                f"{self._host} is reached with a password, which rsync cannot use. Give a key (ansible_ssh_private_key_file) or use an ssh agent."
+            )
+        arguments = [word for option in ("ssh_args", "ssh_common_args", "ssh_extra_args") for word in shlex.split(connection.get_option(option) or "")]
+        return Ssh(
+            host=connection.get_option("host") or self._host,
+            executable=connection.get_option("ssh_executable") or "ssh",
+            port=connection.get_option("port"),
+            user=connection.get_option("remote_user"),
+            private_key=connection.get_option("private_key_file"),
+            arguments=arguments,
+            check_host_key=bool(connection.get_option("host_key_checking")),
+            timeout=connection.get_option("timeout"),
+        )
+
+    def _remote_program(self) -> str | None:
+        """Return what runs rsync on the node as the user that the task becomes."""
+        become = self._connection.become
+        if become is None:
+            return None
+        if become.name.rpartition(".")[2] != "sudo":
+            raise AnsibleActionFail(f"The bundle is pushed with become by sudo only, not by {become.name}. Push as a user who may write there.")
+        user = become.get_option("become_user") or "root"
+        return "sudo -n rsync" if user == "root" else f"sudo -n -u {shlex.quote(user)} rsync"
+
+
+@contextlib.contextmanager
+def nonce(bundle: Bundle) -> Iterator[str]:
+    """Have a file of a random name in the bundle's scratch space while the body runs: who sees it sees this very directory.
+
+    Where it cannot be written the name alone is given: nothing is shared then, or nothing has to be copied anyway.
+    """
+    name = f"nonce-{secrets.token_hex(16)}"
+    path = bundle.cache / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    except OSError:
+        yield name
+        return
+    try:
+        yield name
+    finally:
+        path.unlink(missing_ok=True)

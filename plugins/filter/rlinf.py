@@ -1,0 +1,136 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles ask about catalogue, targets and nodes. The logic is in module_utils; here only names and errors are translated."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
+
+
+def reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn our errors into Ansible's, message and all."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except OfflineError as error:
+            raise AnsibleFilterError(str(error)) from error
+
+    return wrapped
+
+
+def rlinf_closure(catalog: Mapping[str, Any], targets: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the repositories, wheels and assets that targets name, as arguments of the modules."""
+    return Catalog.parse(catalog).closure(targets, list(leave_out))
+
+
+def rlinf_mirrors(
+    catalog: Mapping[str, Any], targets: Sequence[str], update: Sequence[str] = (), further: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the repositories to mirror, grouped by what is the same for all of a group: the cut-off, and whether frozen commits may move.
+
+    A repository of several targets goes with the first of them that may move, or the first.
+    """
+    parsed = Catalog.parse(catalog)
+    groups: dict[tuple[str | None, bool], list[Any]] = {}
+    seen: set[str] = set()
+    parsed.select(update)
+    for target in sorted(parsed.select(targets), key=lambda item: item.name not in update):
+        group = groups.setdefault((target.cut_off, target.name in update), [])
+        group += [parsed.repositories[name] for name in dict.fromkeys(target.repositories) if name not in seen]
+        seen.update(target.repositories)
+    for name in further:
+        if name not in parsed.repositories:
+            raise CatalogError(f"rlinf_mirror_repositories: there is no repository {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name.")
+    named = [parsed.repositories[name] for name in dict.fromkeys(further) if name not in seen]
+    if named:
+        groups.setdefault((None, False), []).extend(named)
+    return [
+        {"cut_off": cut_off, "update": moves, "repos": [asdict(repository) for repository in group]}
+        for (cut_off, moves), group in groups.items()
+        if group
+    ]
+
+
+def rlinf_target_names(targets: str | Sequence[str], behavior: bool = False) -> list[str]:
+    """Return the names of targets out of a list or a comma-separated string; with *behavior* openvla-oft is its BEHAVIOR-1K variant."""
+    listed = targets.split(",") if isinstance(targets, str) else list(targets)
+    names = [str(name).strip() for name in listed if str(name).strip()]
+    return list(dict.fromkeys("openvla-oft-behavior" if behavior and name == "openvla-oft" else name for name in names))
+
+
+def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool = False) -> list[str]:
+    """Return the names of all targets that any of *hosts* wants; a host that says nothing, or a fleet of none, wants *targets*."""
+    wanted = [(hostvars[host].get("rlinf_targets", targets), hostvars[host].get("rlinf_enable_behavior", behavior)) for host in hosts]
+    return list(dict.fromkeys(name for one, flag in wanted or [(targets, behavior)] for name in rlinf_target_names(one, bool(flag))))
+
+
+def rlinf_python(catalog: Mapping[str, Any], target: str, setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None) -> str:
+    """Return the interpreter of a target, by version or path; where the node has one of the version, its path."""
+    wanted = _fit.python_for(_select(catalog, [target])[0], setting)
+    found = _fit.interpreters(node, wanted) if node else []
+    return found[0] if found else wanted
+
+
+def rlinf_pythons(catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str]) -> dict[str, str]:
+    """Return the interpreter of each target's version of Python, for locking."""
+    return {target.python: _fit.python_for(target, setting) for target in _select(catalog, targets)}
+
+
+def rlinf_local_prefix(prefix: str | None) -> str:
+    """Return *prefix*, or where things lie by default on the machine that runs ansible-playbook."""
+    return str(default_prefix(prefix or None, home_directory()))
+
+
+def rlinf_misfits(
+    node: Mapping[str, Any],
+    bundle_dir: str,
+    catalog: Mapping[str, Any],
+    targets: Sequence[str],
+    python: str | Mapping[str, str] = "",
+    remote: bool = True,
+) -> list[dict[str, str]]:
+    """Return why a node cannot take its targets out of the bundle at *bundle_dir* on this machine."""
+    parsed = Catalog.parse(catalog)
+    selected = parsed.select(targets)
+    return _fit.rows(_fit.misfits(node, _fit.offer(Path(bundle_dir), selected, parsed), selected, python, remote=remote))
+
+
+def rlinf_misfit_table(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
+    """Return the misfits that hosts have found (``__rlinf_misfits``) as the lines of one table."""
+    return _fit.table({host: hostvars[host].get("__rlinf_misfits") for host in hosts})
+
+
+def _select(catalog: Mapping[str, Any], targets: Sequence[str]) -> list[Target]:
+    return Catalog.parse(catalog).select(targets)
+
+
+class FilterModule:
+    """The filters, by the names that templates use."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        functions = (
+            rlinf_closure,
+            rlinf_mirrors,
+            rlinf_target_names,
+            rlinf_fleet_targets,
+            rlinf_python,
+            rlinf_pythons,
+            rlinf_local_prefix,
+            rlinf_misfits,
+            rlinf_misfit_table,
+        )
+        return {function.__name__: reported(function) for function in functions}

@@ -1,0 +1,190 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing a bundle to a node with rsync: its arguments, what it says, what its failures mean. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, environment
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
+
+PARTIAL = ".rlinf-partial"
+"""The directory beside a file on the node that holds what arrived of it, for the next run to continue."""
+_ITEM = re.compile(r"(?P<change>[<>ch.*][fdLDS][^ ]*) (?P<size>\d+) (?P<name>.+)\Z")
+# rsync(1), EXIT VALUES; what ssh says comes as 255
+_LOST = frozenset({10, 12, 30, 35, 255})
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """How Ansible reaches a node: the options of its ssh connection."""
+
+    host: str
+    executable: str = "ssh"
+    port: int | None = None
+    user: str | None = None
+    private_key: str | None = None
+    arguments: Sequence[str] = ()
+    check_host_key: bool = True
+    timeout: int | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The remote shell for ``rsync -e``. For one option given twice ssh takes the first, so ours come before the user's."""
+        command = [self.executable, "-o", "BatchMode=yes", "-o", "Compression=no", *self.arguments]
+        if self.timeout:
+            command += ["-o", f"ConnectTimeout={self.timeout}"]
+        if not self.check_host_key:
+            command += ["-o", "StrictHostKeyChecking=no"]
+        if self.port:
+            command += ["-p", str(self.port)]
+        if self.private_key:
+            command += ["-i", os.path.expanduser(self.private_key), "-o", "IdentitiesOnly=yes"]
+        if self.user:
+            command += ["-l", self.user]
+        return command
+
+    def place(self, path: str) -> str:
+        """Return *path* on the node as rsync writes it; an IPv6 address stands in brackets."""
+        return f"[{self.host}]:{path}" if ":" in self.host else f"{self.host}:{path}"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What rsync did, or would do: *sent* files by size in bytes."""
+
+    sent: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sent.values())
+
+
+def quoted(argument: str) -> str:
+    """Return an argument for ``rsync -e``, which parts at spaces and takes a doubled quote inside quotes for one (rsync(1))."""
+    return argument if re.fullmatch(r"[\w@%+=:,./-]+", argument) else "'" + argument.replace("'", "''") + "'"
+
+
+def rsync(ssh: Ssh | None, *, remote_program: str | None = None, bandwidth: int = 0, check: bool = False) -> list[str]:
+    """Return the rsync command without source and destination; the list of files comes on its standard input.
+
+    :param ssh: None copies on this machine.
+    :param remote_program: what runs rsync on the node, ``sudo -n rsync`` for example.
+    :param bandwidth: KiB a second; 0 is without limit.
+    :param check: only say what would be done.
+    """
+    # owners are those who receive: git refuses repositories of strangers, and numbers mean someone else on another machine
+    command = ["rsync", "--archive", "--no-owner", "--no-group", "--omit-dir-times", "--partial", f"--partial-dir={PARTIAL}"]
+    command += ["--from0", "--files-from=-", "--itemize-changes", "--out-format=%i %l %n"]
+    if ssh:
+        command += ["--secluded-args", "--rsh", " ".join(map(quoted, ssh.command))]
+        if remote_program:
+            command += ["--rsync-path", remote_program]
+    if bandwidth:
+        command += [f"--bwlimit={bandwidth}"]
+    return [*command, *(["--dry-run"] if check else [])]
+
+
+def run_rsync(command: Sequence[str], names: Sequence[str], source: Path, destination: str) -> Transfer:
+    """Run the command of :func:`rsync` for these files of *source*.
+
+    :raises BundleError: it failed; the message says what that means and what to do.
+    """
+    start = time.monotonic()
+    listed = "".join(f"{name}\0" for name in names).encode()
+    argv = [*command, f"{source}/", f"{destination}/"]
+    try:
+        done = subprocess.run(argv, input=listed, capture_output=True, check=False, env={**os.environ, **environment()})
+    except FileNotFoundError:
+        raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.") from None
+    if done.returncode:
+        raise BundleError(explain(done.returncode, done.stderr.decode(errors="replace"), destination), status=done.returncode)
+    return Transfer(parse_items(done.stdout.decode(errors="replace")), time.monotonic() - start)
+
+
+def parse_items(output: str) -> dict[str, int]:
+    """Return the files and links out of rsync's itemized output that were, or would be, written, by size in bytes."""
+    found = [_ITEM.match(line) for line in output.splitlines()]
+    return {item["name"]: int(item["size"]) for item in found if item and item["change"][1] in "fL"}
+
+
+def explain(status: int, said: str, destination: str) -> str:
+    """Return what a failure of rsync means, by its exit status and its words, and what to do."""
+    said = redact(said.strip()[-TAIL:])
+    lower = said.lower()
+    if "no space left" in lower or "disk quota" in lower or "quota exceeded" in lower:
+        cause = f"The disk of {destination} is full. Make room on the node; what has arrived is kept, and the next run continues."
+    elif "read-only file system" in lower:
+        cause = f"{destination} is read-only. Set rlinf_bundle_dir to a directory that can be written, or to the bundle mounted there."
+    elif status == 127 or "command not found" in lower:
+        cause = "rsync is not there on the node. Install rsync."
+    elif "a password is required" in lower or "a terminal is required" in lower:
+        cause = "sudo on the node asks for a password. Allow it without one (NOPASSWD), or push as a user who may write there."
+    elif "permission denied (publickey" in lower or "host key verification failed" in lower:
+        cause = "ssh refused the connection that Ansible had. See that its key, user and options are in the inventory, and not typed in."
+    elif "permission denied" in lower:
+        cause = f"This user may not write {destination}. Use become, or set rlinf_bundle_dir."
+    elif status in _LOST:
+        cause = "The connection to the node was lost or refused. What has arrived is kept: run again, and it continues."
+    else:
+        cause = "rsync could not copy everything. What has arrived is kept: mend what it says and run again."
+    return f"{cause}\nrsync ended with status {status}" + (f":\n{said}" if said else ".")
+
+
+def manifest_files(bundle: Bundle) -> list[str]:
+    """Return the files that a bundle consists of, without the manifest itself.
+
+    :raises BundleError: there is no sealed bundle, or a file of it is missing.
+    """
+    names = sorted(read_manifest(bundle)["files"])
+    missing = [name for name in names if not os.path.lexists(bundle.root / name)]
+    if missing:
+        raise BundleError(f"The bundle {bundle.root} lacks {len(missing)} files of its manifest ({missing[0]}, …). Run the playbook rlinf.offline.download.")
+    return names
+
+
+def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool) -> str:
+    """Return a shell script for the node that says what is at *destination*, one finding a line.
+
+    ``shared``: the nonce file of the bastion is there, too. ``sealed``: it has a manifest. ``no-rsync``: there is none.
+    ``file <name>``: every file and link in the bundle's folders.
+    """
+    folders = " ".join(shlex.quote(folder.name) for folder in bundle.folders)
+    place = shlex.quote(str(destination))
+    lines = [
+        "command -v rsync >/dev/null 2>&1 || echo no-rsync",
+        f"mkdir -p {place} || exit 1" if make else f"test -d {place} || exit 0",
+        f"cd {place} || exit 1",
+        f"if test -e .cache/{shlex.quote(nonce)}; then echo shared; exit 0; fi",
+        "if test -e bundle.json; then echo sealed; fi",
+        f"for folder in {folders}; do if test -d \"$folder\"; then find \"$folder\" '(' -type f -o -type l ')' -exec printf 'file %s\\n' '{{}}' +; fi; done",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the script of :func:`look` said."""
+
+    shared: bool
+    sealed: bool
+    rsync: bool
+    files: frozenset[str]
+
+    @classmethod
+    def parse(cls, lines: Sequence[str]) -> Seen:
+        files = frozenset(line.removeprefix("file ") for line in lines if line.startswith("file "))
+        return cls("shared" in lines, "sealed" in lines, "no-rsync" not in lines, files)

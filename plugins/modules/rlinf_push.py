@@ -1,0 +1,73 @@
+#!/usr/bin/python
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The documentation of an action plugin: plugins/action/rlinf_push.py does the work, on the machine that runs ansible-playbook."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rlinf_push
+short_description: Push a bundle to a node
+version_added: "0.1.0"
+author: The rlinf.offline authors (@RLinf)
+description:
+  - Copies what the manifest of a bundle lists, and the node lacks or has otherwise, with rsync. The manifest comes last.
+  - Uses the connection that Ansible uses for the node, its port, user, key, jump host and options included. A transfer that was cut off is continued.
+  - Copies nothing where node and bastion share the directory, or where the bastion has no bundle and the node has one.
+  - Needs rsync on both sides. A connection by password is refused.
+extends_documentation_fragment:
+  - rlinf.offline.attributes
+options:
+  src:
+    description: The bundle on the machine that runs ansible-playbook.
+    type: path
+    required: true
+  dest:
+    description: Where it goes on the node.
+    type: path
+    required: true
+  bandwidth:
+    description: How much is sent in KiB a second. V(0) is without limit.
+    type: int
+    default: 0
+"""
+
+EXAMPLES = r"""
+- name: Push the bundle
+  rlinf.offline.rlinf_push:
+    src: /srv/rlinf/bundle
+    dest: /opt/rlinf/bundle
+"""
+
+RETURN = r"""
+reason:
+  description: Why something was, or was not, copied.
+  returned: success
+  type: str
+shared:
+  description: Whether node and bastion share the directory.
+  returned: success
+  type: bool
+files:
+  description: How many files were, or would be, written.
+  returned: success
+  type: int
+bytes:
+  description: Their size.
+  returned: success
+  type: int
+seconds:
+  description: How long that took.
+  returned: success
+  type: float
+first:
+  description: The first of these files.
+  returned: success
+  type: list
+  elements: str
+extra:
+  description: Files on the node that the manifest does not list, those of a former bundle, as C(count) and the C(first) names.
+  returned: success
+  type: dict
+"""
