@@ -46,6 +46,10 @@ uv:
   type: dict
   returned: success
   sample: {"path": "/opt/rlinf/tools/uv", "version": "0.13.9"}
+after_push:
+  description: In check mode, that the bundle is not there yet, so that what would be done is known only after it is pushed.
+  type: bool
+  returned: in check mode, if the bundle is not there
 results:
   description: What was, or would be, put in place.
   type: list

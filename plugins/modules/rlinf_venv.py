@@ -158,6 +158,10 @@ removed:
   type: list
   elements: str
   returned: O(state=present)
+after_push:
+  description: In check mode, that the bundle is not there yet, so that what would be done is known only after it is pushed.
+  type: bool
+  returned: in check mode, if the bundle is not there
 verified:
   description: How many packages were verified.
   type: int

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,13 +223,37 @@ def test_every_kill_point_leaves_the_former_environment_and_converges(site: Site
         assert site.imports("import alpha, shared, edit; print(alpha.__version__)") == "2.0"
         assert len(site.generations()) == 1 and site.generations() != [first]
         assert not list((site.prefix / "venvs").glob(".*"))
-        assert not site(lock, **arguments, project_dir=str(project), keep=1)["changed"]
         assert tree_hash(site.bundle) == bundle
         if not killed:
             break
     else:
         pytest.fail("the module never ran to its end")
     assert 10 < switched_at < point
+
+
+def test_a_uv_that_outlives_its_killed_module_is_waited_for(site: Site, tmp_path: Path) -> None:
+    """The build of an editable kills the module, which is the parent of its uv, and holds uv up until the second run has begun."""
+    files = source_tree("edit", "0.1")
+    held_up = f"""
+import signal
+if os.path.exists({str(tmp_path / "kill")!r}):
+    os.unlink({str(tmp_path / "kill")!r})
+    os.kill(int(open(f"/proc/{{os.getppid()}}/stat").read().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    open({str(tmp_path / "go")!r}).read()
+"""
+    editable = write_tree(tmp_path / "src", {**files, "_backend.py": files["_backend.py"] + held_up})
+    (tmp_path / "kill").touch()
+    os.mkfifo(tmp_path / "go")
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0"))
+    arguments = {"editables": [{"package": "edit", "path": str(editable)}]}
+    with pytest.raises(subprocess.CalledProcessError, match="SIGKILL"):
+        site(lock, **arguments)
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(site, lock, **arguments)
+        (tmp_path / "go").write_text("")
+        assert second.result()["changed"]
+    assert site.imports("import alpha, edit; print(alpha.__version__)") == "1.0"
+    assert not site(lock, **arguments)["changed"]
 
 
 def test_rolling_back_and_forth(site: Site) -> None:
