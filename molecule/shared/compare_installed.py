@@ -1,0 +1,71 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compare the environment that runs this with a target's lock in the bundle: the same names, the same versions, the same bytes.
+
+    compare_installed.py BUNDLE TARGET
+
+The bytes are judged file by file: each wheel is hashed against the lock, then what it holds for site-packages against what lies there.
+Nothing of the collection is used, so that it is not the collection's own view of itself. Prints every difference; ends with 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SITE = Path(sysconfig.get_path("purelib"))
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def set_differences(lock: dict[str, Any], installed: dict[str, str]) -> Iterator[str]:
+    """Yield what is installed and not locked, or locked and not installed; an editable's version is its checkout's."""
+    editables = {normalized(item["package"]) for item in lock["editables"]}
+    locked = {normalized(package["name"]): package["version"] for package in lock["packages"]}
+    for name in sorted({*locked, *editables, *installed}):
+        if name in editables and name in installed:
+            continue
+        if locked.get(name) != installed.get(name):
+            yield f"{name}: locked {locked.get(name)}, installed {installed.get(name)}"
+
+
+def content_differences(wheel: Path, sha256: str) -> Iterator[str]:
+    """Yield the files of a wheel that lie in site-packages with other content, or don't."""
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
+        yield f"{wheel.name}: not the bytes that are locked"
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            inside = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member)
+            if member.endswith(("/", ".dist-info/RECORD")) or re.match(r"[^/]+\.data/", inside):
+                continue
+            place = SITE / inside
+            if not place.is_file() or place.read_bytes() != archive.read(member):
+                yield f"{wheel.name}: {inside} differs"
+
+
+def main() -> int:
+    bundle, target = Path(sys.argv[1]), sys.argv[2]
+    (lock_file,) = bundle.glob(f"targets/*/{target}/lock.json")
+    lock = json.loads(lock_file.read_text(encoding="utf-8"))
+    installed = {normalized(item.metadata["Name"]): item.version for item in importlib.metadata.distributions(path=[str(SITE)])}
+    found = list(set_differences(lock, installed))
+    for package in lock["packages"]:
+        found += content_differences(bundle / package["path"], package["sha256"])
+    print("\n".join(found) or f"{len(lock['packages'])} packages are what is locked")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
