@@ -18,9 +18,10 @@ help: ## This list
 setup: ## Development tools into .venv, the checkout importable as rlinf.offline (PYTHON=... picks the interpreter)
 	@tools/setup
 
-lock: setup ## Newest development tools into requirements-dev.txt, with hashes
+lock: setup ## Newest development tools into requirements-dev.txt, with hashes; what nodes get out of it
 	$(venv)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate \
 	  --custom-compile-command 'make lock' -o requirements-dev.txt requirements-dev.in
+	tools/runtime-requirements > roles/download/files/runtime-requirements.txt
 
 lint: setup ## ruff, mypy, yamllint, shellcheck, ansible-lint
 	$(venv)/ruff check

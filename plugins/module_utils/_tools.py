@@ -1,0 +1,186 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bundle's ``tools/``: the wheels of uv and of what our modules need on a node, and the collection's own archive."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, remove, sha256_bytes, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQUIREMENTS
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
+
+OLDEST_PYTHON = "3.10"
+"""The wheels are for this Python and every newer one."""
+ARCHIVE = "rlinf-offline.tar.gz"
+# uv is taken out of its wheel; the private environment of a node does not hold it
+_NOT_INSTALLED = frozenset({"uv"})
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One wheel of ``tools/``."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+    size: int | None
+
+    def present(self, bundle: Bundle) -> bool:
+        place = bundle.tools / self.filename
+        return place.is_file() and sha256_file(place) == self.sha256
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """A requirements file: for each line the requirement, and the digests that its file may have (any, if none is given)."""
+
+    text: str
+    lines: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def parse(cls, text: str) -> Requirements:
+        """:raises CatalogError: a line is an option, or there is none."""
+        lines: dict[str, frozenset[str]] = {}
+        for line in re.sub(r"\\\n", " ", text).splitlines():
+            content = re.sub(r"(^|\s)#.*", "", line).strip()
+            if not content:
+                continue
+            if content.startswith("-"):
+                raise CatalogError(f"rlinf_runtime_requirements: the option {content.split()[0]} has no place there. List requirements only.")
+            lines[_HASH.sub("", content).strip()] = frozenset(_HASH.findall(content))
+        if not lines:
+            raise CatalogError("rlinf_runtime_requirements lists nothing.")
+        return cls(text, lines)
+
+
+def read_record(bundle: Bundle) -> dict[str, Any]:
+    """Return ``records/tools.json``: what the wheels were chosen by, and the wheels."""
+    try:
+        return dict(read_json(bundle.records / "tools.json", BundleError))
+    except FileNotFoundError:
+        return {}
+
+
+def chosen_by(requirements: Requirements, platform: _wheel.Platform) -> str:
+    """Return the digest of what decides which wheels are taken."""
+    return sha256_bytes(json_bytes({"requirements": requirements.text, "platform": str(platform), "python": OLDEST_PYTHON}))
+
+
+def choose(requirements: Requirements, platform: _wheel.Platform, uv: Uv) -> list[Tool]:
+    """Ask the index for the wheels of the requirements, and of nothing that they require: all of it is listed.
+
+    :raises BundleError: no wheel fits the nodes, or its digest is not one of those listed.
+    :raises ProcessError: the index cannot be asked, or lacks a version.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlinf-tools-") as scratch:
+        listed, output = Path(scratch, "tools.in"), Path(scratch, "pylock.tools.toml")
+        listed.write_text("".join(f"{line}\n" for line in requirements.lines), encoding="utf-8")
+        options = ["--quiet", "--no-deps", "--no-header", "--no-annotate", "--only-binary", ":all:", "--format", "pylock.toml"]
+        machine = ["--python", sys.executable, "--python-version", OLDEST_PYTHON, "--python-platform", str(platform)]
+        arguments = ["pip", "compile", *options, *machine, listed, "--output-file", output]
+        uv.run(arguments, what="asking the index for the nodes' tools", cwd=Path(scratch))
+        packages = _pylock.read(output)["packages"]
+    tags = _wheel.supported_tags(OLDEST_PYTHON, platform)
+    allowed = {_key(line): digests for line, digests in requirements.lines.items()}
+    return [_tool(package, tags, allowed.get(_key(package["name"]), frozenset())) for package in packages]
+
+
+def _key(requirement: str) -> str:
+    """Return the normalized name at the beginning of a requirement (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s=<>!~;\[@]", requirement, maxsplit=1)[0]).lower()
+
+
+def _tool(package: Mapping[str, Any], tags: list[Any], allowed: frozenset[str]) -> Tool:
+    wheels, _sdist = _pylock.offered(package)
+    best = _wheel.best_wheel((wheel.filename for wheel in wheels), tags)
+    wheel = next((wheel for wheel in wheels if wheel.filename == best), None)
+    name, version = package["name"], package["version"]
+    if wheel is None:
+        raise BundleError(f"{name} {version}: the index offers no wheel that fits the nodes. Set rlinf_platform, or use an index that has it.")
+    if allowed and wheel.sha256 not in allowed:
+        raise BundleError(f"{wheel.filename} of the index has the sha256 {wheel.sha256}, which rlinf_runtime_requirements does not list. Use an index that serves the original.")
+    return Tool(name, version, wheel.filename, wheel.url, wheel.sha256, wheel.size)
+
+
+def requirements_text(tools: Iterable[Tool]) -> str:
+    """Return what a node installs into its private environment, with hashes."""
+    wanted = [tool for tool in sorted(tools, key=lambda tool: tool.name) if tool.name not in _NOT_INSTALLED]
+    return "".join(f"{tool.name}=={tool.version} --hash=sha256:{tool.sha256}\n" for tool in wanted)
+
+
+def gather(bundle: Bundle, tools: Iterable[Tool], fetcher: Fetcher) -> None:
+    """Bring the wheels that are not there, and remove those of other versions.
+
+    :raises BundleError: one could not be had; each is named.
+    """
+    wanted = list(tools)
+    missing = [tool for tool in wanted if not tool.present(bundle)]
+    downloads = [Download(tool.url, bundle.tools / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
+    failed = [str(outcome) for outcome in fetcher.fetch_all(downloads) if isinstance(outcome, Exception)]
+    if failed:
+        raise BundleError("\n".join(failed))
+    for path in set(bundle.tools.glob("*.whl")) - {bundle.tools / tool.filename for tool in wanted}:
+        remove(path)
+
+
+def record(bundle: Bundle, digest: str, tools: Iterable[Tool]) -> None:
+    """Write what was chosen; after it the wheels are known not to have to be asked for again."""
+    listed = list(tools)
+    bundle.records.mkdir(parents=True, exist_ok=True)
+    atomic_write(bundle.tools / REQUIREMENTS, requirements_text(listed).encode())
+    write_json(bundle.records / "tools.json", {"format": 1, "chosen_by": digest, "wheels": [vars(tool) for tool in listed]})
+
+
+# -- the collection itself -----------------------------------------------------------------------------------------------------------
+
+
+def collection_files(root: Path) -> dict[str, bytes]:
+    """Return the files of this collection's archive by name, from where it is installed or from a checkout of it.
+
+    :raises BundleError: it is neither.
+    """
+    if (root / "MANIFEST.json").is_file():
+        listed = read_json(root / "FILES.json", BundleError)["files"]
+        names = ["MANIFEST.json", "FILES.json", *(entry["name"] for entry in listed if entry["ftype"] == "file")]
+        return {name: (root / name).read_bytes() for name in names}
+    if not (root / "galaxy.yml").is_file():
+        raise BundleError(f"{root} is not this collection: it has neither MANIFEST.json nor galaxy.yml.")
+    with tempfile.TemporaryDirectory(prefix="rlinf-build-") as scratch:
+        command = [sys.executable, "-m", "ansible", "galaxy", "collection", "build", os.fspath(root), "--output-path", scratch]
+        run(command, what="building the collection's archive", cwd=Path(scratch), env={"ANSIBLE_HOME": scratch})
+        with tarfile.open(next(Path(scratch).glob("*.tar.gz"))) as archive:
+            members = [(member.name, archive.extractfile(member)) for member in archive.getmembers() if member.isfile()]
+            return {name: stream.read() for name, stream in members if stream}
+
+
+def archive_bytes(files: Mapping[str, bytes]) -> bytes:
+    """Return files as a gzipped tar archive, equal bytes for equal files."""
+    tar, packed = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o644
+            archive.addfile(member, io.BytesIO(content))
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as stream:
+        stream.write(tar.getvalue())
+    return packed.getvalue()

@@ -1,0 +1,192 @@
+#!/usr/bin/python
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put into the bundle what a bare node is prepared with."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rlinf_tools
+short_description: Put into the bundle what a bare node is prepared with
+version_added: "0.1.0"
+author: The rlinf.offline authors (@RLinf)
+description:
+  - Brings the wheels of uv and of what the modules need on a node, checked by their digests, and the archive of this collection.
+  - What was chosen is recorded. As long as the requirements stay as they are, the index is not asked again.
+extends_documentation_fragment:
+  - rlinf.offline.attributes
+  - rlinf.offline.bundle
+  - rlinf.offline.bundle.fetch
+options:
+  requirements:
+    description:
+      - The content of a requirements file that lists uv and everything that the modules need, what that needs included.
+      - A digest (C(--hash=sha256:…)) is enforced where it is given.
+    type: str
+    required: true
+  platform:
+    description: Machine and glibc of the nodes.
+    type: str
+    default: x86_64-manylinux_2_31
+  collection_dir:
+    description: Where this collection is installed, or a checkout of it. Without it the archive is left as it is.
+    type: path
+  uv:
+    description: The uv to use. By default the one beside the interpreter that runs this module, or the first on PATH.
+    type: path
+  index_url:
+    description: The package index, if it is not PyPI.
+    type: str
+requirements:
+  - uv
+  - requests
+  - tomlkit
+  - packaging
+  - pyelftools
+"""
+
+EXAMPLES = r"""
+- name: Bundle what nodes are prepared with
+  rlinf.offline.rlinf_tools:
+    bundle_dir: /srv/bundle
+    requirements: "{{ lookup('ansible.builtin.file', 'runtime-requirements.txt') }}"
+"""
+
+RETURN = r"""
+results:
+  description: What became of each wheel, and of the archive.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The file.
+      type: str
+    changed:
+      description: Whether it came, or would come.
+      type: bool
+    state:
+      description: V(present), or V(absent) when check mode found it missing.
+      type: str
+    reason:
+      description: Why.
+      type: str
+    bytes:
+      description: Its size, as far as it is known.
+      type: int
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_uv, isolated_environment
+
+ARGUMENTS: dict[str, Any] = {
+    "bundle_dir": {"type": "path", "required": True},
+    "requirements": {"type": "str", "required": True},
+    "platform": {"type": "str", "default": "x86_64-manylinux_2_31"},
+    "collection_dir": {"type": "path"},
+    "uv": {"type": "path"},
+    "index_url": {"type": "str"},
+    "jobs": {"type": "int", "default": 8},
+    "timeout": {"type": "int", "default": 120},
+    "url_rewrites": {"type": "dict", "default": {}},
+    "proxy": {"type": "str"},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    require(module, ["requests", "tomlkit", "packaging", "elftools"], ON_BASTION)
+    finish(module, lambda: work(module))
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Bring wheels and archive, or say what is missing."""
+    bundle = Bundle(Path(module.params["bundle_dir"]).absolute())
+    if module.check_mode:
+        return report(module, bundle)
+    bundle.tools.mkdir(parents=True, exist_ok=True)
+    with exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        return report(module, bundle)
+
+
+def report(module: AnsibleModule, bundle: Bundle) -> dict[str, Any]:
+    results = wheels(module, bundle)
+    if module.params["collection_dir"]:
+        results.append(archive(Path(module.params["collection_dir"]).resolve(), bundle, check=module.check_mode))
+    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
+    if module._diff:
+        lines = [(result["name"], result["changed"]) for result in results]
+        answer["diff"] = {
+            "before_header": "tools",
+            "after_header": "tools",
+            "before": "".join(f"{name}\n" for name, changed in lines if not changed),
+            "after": "".join(f"{name}\n" for name, _changed in lines),
+        }
+    return answer
+
+
+def wheels(module: AnsibleModule, bundle: Bundle) -> list[dict[str, Any]]:
+    """Bring the wheels; the index is asked only when the requirements are others than those recorded."""
+    from ansible_collections.rlinf.offline.plugins.module_utils import _tools
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
+    from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
+
+    params = module.params
+    requirements, platform = _tools.Requirements.parse(params["requirements"]), Platform.parse(params["platform"])
+    digest, known = _tools.chosen_by(requirements, platform), _tools.read_record(bundle)
+    same = known.get("chosen_by") == digest
+    if module.check_mode and not same:
+        return [_result(line, True, "absent", "would be fetched") for line in requirements.lines]
+    tools = [_tools.Tool(**wheel) for wheel in known["wheels"]] if same else _tools.choose(requirements, platform, uv_of(params, bundle))
+    present = {tool.filename for tool in tools if tool.present(bundle)}
+    listed = bundle.tools / _tools.REQUIREMENTS
+    written = listed.is_file() and listed.read_text(encoding="utf-8") == _tools.requirements_text(tools)
+    if not module.check_mode and (len(present) < len(tools) or not same or not written):
+        _tools.gather(bundle, tools, Fetcher(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"], params["jobs"]))
+        _tools.record(bundle, digest, tools)
+    state = "absent" if module.check_mode else "present"
+    results = [
+        _result(tool.filename, False, "present", "there before", tool.size)
+        if tool.filename in present
+        else _result(tool.filename, True, state, "was missing", tool.size)
+        for tool in tools
+    ]
+    return [*results, *([] if written else [_result(listed.name, True, state, "the wheels are others")])]
+
+
+def uv_of(params: dict[str, Any], bundle: Bundle) -> Uv:
+    """Return a uv that asks the index given, and nothing of the user's settings."""
+    env = isolated_environment(bundle.cache / "uv")
+    if params["index_url"]:
+        env["UV_DEFAULT_INDEX"] = params["index_url"]
+    if params["proxy"]:
+        env |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), params["proxy"])
+    return Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env)
+
+
+def archive(root: Path, bundle: Bundle, *, check: bool) -> dict[str, Any]:
+    """Have this collection's archive in the bundle, for a control node without network."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._tools import ARCHIVE, archive_bytes, collection_files
+
+    content, place = archive_bytes(collection_files(root)), bundle.tools / ARCHIVE
+    there = place.is_file() and sha256_file(place) == sha256_bytes(content)
+    if not there and not check:
+        atomic_write(place, content)
+    return _result(ARCHIVE, not there, "absent" if check and not there else "present", "there before" if there else "other files", len(content))
+
+
+def _result(name: str, changed: bool, state: str, reason: str, size: int | None = None) -> dict[str, Any]:
+    return {"name": name, "changed": changed, "state": state, "reason": reason, "bytes": size}
+
+
+if __name__ == "__main__":
+    main()
