@@ -68,7 +68,8 @@ _SETTINGS = (
     # a small fetch becomes a pack as well
     ("fetch.unpackLimit", "1"),
     ("submodule.recurse", "false"),
-    ("lfs.locksverify", "false"),
+    # git-lfs writes it into any repository that it reads, unless it is known already
+    ("lfs.repositoryformatversion", "0"),
 )
 
 
@@ -126,8 +127,13 @@ PROBLEMS = (
         "the disk is full. Make room and run again.",
     ),
     _problem(
+        "refused",
+        r"fsck error|disallowed submodule",
+        "it holds an object that git's checks refuse as malformed or dangerous. Its owner has to mend it.",
+    ),
+    _problem(
         "damaged",
-        r"bad object|missing (blob|tree|commit|object)|corrupt|fsck error|invalid index-pack|did not send all necessary objects"
+        r"bad object|missing (blob|tree|commit|object)|corrupt|invalid index-pack|did not send all necessary objects"
         r"|unable to read|inflate|not a valid object",
         "objects are missing or damaged. If it is a mirror in the bundle, remove that folder and run again.",
     ),

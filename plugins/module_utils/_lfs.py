@@ -23,7 +23,9 @@ def objects(store: Git, commit: str, about: str) -> list[str]:
         raise GitError(
             f"{about}: it is to be mirrored with LFS, and git-lfs is not there. Install git-lfs, or set lfs to false.", problem="tool"
         )
-    listed = store.read("lfs", "ls-files", "--long", commit, about=about)
+    # listing makes folders where LFS objects are kept
+    aside = Path(store.env["GIT_CONFIG_GLOBAL"]).with_name("lfs")
+    listed = store.read("-c", f"lfs.storage={aside}", "lfs", "ls-files", "--long", commit, about=about)
     return sorted({line.split(" ", 1)[0] for line in listed.splitlines() if line})
 
 

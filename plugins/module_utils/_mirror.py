@@ -227,8 +227,6 @@ class _Work:
         settings += [("remote.origin.url", self.url), *(("remote.origin.fetch", refspec) for refspec in REFSPECS)]
         # a client of the old protocol may ask for a commit that no branch holds any more
         settings += [("uploadpack.allowAnySHA1InWant", "true")]
-        # git-lfs would add it
-        settings += [("lfs.repositoryformatversion", "0")] if self.repository.lfs else []
         return config_text(settings)
 
     def store(self, place: Path | None = None) -> Git:
@@ -348,18 +346,27 @@ class _Work:
 
     def apply(self, plan: _Plan) -> str:
         """Bring the mirror to the plan and return its commit. A new one is made aside and gets its name when it is whole."""
-        place = self.place if plan.exists else self.place.with_name(f"{self.place.name}.part")
         if plan.exists:
-            _sweep(place)
-        else:
-            remove(place)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self.git.write("init", "--quiet", "--bare", "--template=", "--", place, about=self.about)
+            _sweep(self.place)
+            return self._bring(plan, self.place)
+        part = self.place.with_name(f"{self.place.name}.part")
+        remove(part)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.git.write("init", "--quiet", "--bare", "--template=", "--", part, about=self.about)
+            commit = self._bring(plan, part)
+        except OfflineError:
+            remove(part)
+            raise
+        rename(part, self.place)
+        return commit
+
+    def _bring(self, plan: _Plan, place: Path) -> str:
+        store = self.store(place)
         if (place / "config").read_text(encoding="utf-8") != self.config:
             atomic_write(place / "config", self.config.encode())
         if not (place / KEEP).exists():
             atomic_write(place / KEEP, b"")
-        store = self.store(place)
         if plan.stale:
             self._fetch(store, "--prune", "--force", "origin", *REFSPECS)
         commit = self._commit(plan, place)
@@ -375,8 +382,6 @@ class _Work:
         if plan.stale:
             # every object that a ref needs, blobs included
             store.read("rev-list", "--objects", "--all", "--quiet", about=f"{self.about}: checking what was fetched")
-        if not plan.exists:
-            rename(place, self.place)
         return commit
 
     def _commit(self, plan: _Plan, place: Path) -> str:
