@@ -80,10 +80,10 @@ class Generations:
         return next((generation for generation in self.finished() if generation.path.resolve() == path), None)
 
     def previous(self) -> Generation | None:
-        """Return the generation that the current one took the place of, if it is still there."""
+        """Return the generation that the current one took the place of, if it is still there and sound."""
         current = self.current()
         wanted = current.stamp.get("previous") if current else None
-        return next((generation for generation in self.finished() if generation.name == wanted), None)
+        return next((generation for generation in self.finished() if generation.name == wanted and "damaged" not in generation.stamp), None)
 
     def place(self, digest: str) -> Path:
         """Return the folder for a new generation: a finished one of the same digest, found damaged, keeps its own."""
@@ -99,17 +99,26 @@ class Generations:
 
         :param stamp: at least ``digest``; ``created`` and ``previous`` are added.
         """
-        current = self.current()
-        whole = {**stamp, "created": time.time_ns(), **({"previous": current.name} if current else {})}
+        previous = self._superseded(str(stamp["digest"]))
+        whole = {**stamp, "created": time.time_ns(), **({"previous": previous} if previous else {})}
         write_json(path / STAMP, whole)
         return Generation(path, whole)
+
+    def _superseded(self, digest: str) -> str | None:
+        """Return the generation that one of *digest* takes the place of; a repaired one does not lead back to what it repairs."""
+        current = self.current()
+        if current is None:
+            return None
+        repaired = current.digest == digest or "damaged" in current.stamp
+        return current.stamp.get("previous") if repaired else current.name
 
     def switch(self, generation: Generation) -> None:
         """Make *generation* the current one in one step; which one it takes the place of is in its stamp beforehand."""
         current = self.current()
-        stale = current and (generation.stamp.get("previous") != current.name or "rolled_back_from" in generation.stamp)
-        if current and current.path != generation.path and stale:
-            generation = generation.restamp(previous=current.name, rolled_back_from=None)
+        if current and current.path != generation.path:
+            previous = self._superseded(generation.digest)
+            if generation.stamp.get("previous") != previous or "rolled_back_from" in generation.stamp:
+                generation = generation.restamp(previous=previous, rolled_back_from=None)
         switch_link(self.link, os.path.relpath(generation.path, self.link.parent))
 
     def roll_back(self, to: Generation) -> None:
@@ -126,7 +135,7 @@ class Generations:
         finished = self.finished()
         now = next((generation for generation in finished if generation.path == current), None)
         before = now.stamp.get("previous") if now else None
-        ranked = sorted(finished, key=lambda generation: (generation.path != current, generation.name != before))
+        ranked = sorted(finished, key=lambda each: (each.path != current, each.name != before, "damaged" in each.stamp))
         surplus = [generation.path for generation in ranked[max(keep, 1) :] if generation.path != current]
         used = in_use(surplus) if surplus else set()
         return [path for path in surplus if path not in used]

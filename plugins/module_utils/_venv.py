@@ -132,7 +132,7 @@ class Venv:
         removable = () if ready is None else (*generations.removable(self.keep, ready.path), *generations.unfinished())
         return Plan(
             digest=digest,
-            reason=self._reason(wanted, current, ready, link, project_link, removable),
+            reason=self._reason(wanted, current, ready, project_link, removable),
             current=current,
             ready=ready,
             link=link,
@@ -143,27 +143,19 @@ class Venv:
         )
 
     def _reason(
-        self,
-        wanted: Wanted,
-        current: Generation | None,
-        ready: Generation | None,
-        link: bool,
-        project_link: bool,
-        removable: Sequence[Path],
+        self, wanted: Wanted, current: Generation | None, ready: Generation | None, project_link: bool, removable: Sequence[Path]
     ) -> str:
-        if ready is None and current is None:
-            return "not there yet"
-        if ready is None and current is not None and current.digest == wanted.digest:
-            return self._spoilt(current, wanted)
-        if link and current is None:
-            return "built, but not linked to yet"
-        if link and current is not None:
-            same = [key for key in ("packages", "python", "exports") if current.stamp.get(key) == self._stamp(wanted)[key]]
-            other = [name for key, name in (("packages", "packages"), ("python", "interpreter"), ("exports", "exports")) if key not in same]
+        if current is None:
+            return "built, but not linked to yet" if ready else "not there yet"
+        if ready is None or ready.path != current.path:
+            if current.digest == wanted.digest:
+                return self._spoilt(current, wanted)
+            stamp, parts = self._stamp(wanted), {"packages": "packages", "python": "interpreter", "exports": "exports"}
+            other = [shown for key, shown in parts.items() if current.stamp.get(key) != stamp[key]]
             return f"other {', '.join(other) or 'build files of an editable'}"
         if project_link:
             return ".venv is missing in the project"
-        return f"{len(removable)} environments are no longer needed" if removable else "up to date"
+        return f"no longer needed: {', '.join(path.name for path in removable)}" if removable else "up to date"
 
     def _spoilt(self, generation: Generation, wanted: Wanted) -> str:
         """Say, cheaply, how a finished generation is no longer what was built; empty if it is as it was."""
@@ -172,7 +164,10 @@ class Venv:
         if not os.access(generation.path / "bin" / "python", os.X_OK):
             return "its interpreter is gone"
         built = generation.stamp["fingerprints"]
-        there = fingerprints(generation.path)
+        try:
+            there = fingerprints(generation.path)
+        except VenvError as error:
+            return f"changed by hand: {error}"
         spoilt = [name for name in built if there.get(name) != built[name]]
         added = [name for name in there if name not in built] if wanted.exact else []
         return f"changed by hand: {', '.join(sorted([*spoilt, *added])[:SHOWN])}" if spoilt or added else ""
@@ -238,13 +233,14 @@ class Venv:
         activate = place / "bin" / "activate"
         atomic_write(activate, exports_script(activate.read_text(encoding="utf-8"), wanted.exports).encode())
 
-    def _compare(self, lock: EffectiveLock, place: Path) -> None:
+    def _compare(self, lock: EffectiveLock, place: Path, exact: bool = True) -> None:
         """Compare the installed set with the lock by name, version and, where the bundle still has the wheel, content.
 
         :raises VenvError: a package is missing, too much, of another version, or not from the lock's file.
         """
         installed = distributions(place)
-        wrong = [f"{name} is there, but not in the lock" for name in installed.keys() - {package.name for package in lock.packages}]
+        added = installed.keys() - {package.name for package in lock.packages} if exact else ()
+        wrong = [f"{name} is there, but not in the lock" for name in added]
         for package in lock.packages:
             found = installed.get(package.name)
             if found is None:
@@ -303,10 +299,11 @@ class Venv:
         ours = link.is_symlink() and Path(os.readlink(link)).parent == self.node.venvs
         return not os.path.lexists(link) or (ours and not link.exists() and os.readlink(link) != os.fspath(self.link))
 
-    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, mark: bool) -> dict[str, Any]:
+    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, exact: bool, mark: bool) -> dict[str, Any]:
         """Hash every file of the current environment again and import its modules.
 
         :param lock: the lock it should be of; that of its building if not given.
+        :param exact: whether a package that someone added is an error.
         :param mark: whether damage is noted in its stamp, so that the next install builds it anew.
         :returns: counts, for the module's result.
         :raises VenvError: there is none, it is of another lock, or a file is damaged.
@@ -321,7 +318,7 @@ class Venv:
         if damaged and mark:
             current.restamp(damaged=sorted(damaged))
         _refuse_damaged(damaged, current.path)
-        self._compare(own, current.path)
+        self._compare(own, current.path, exact)
         self._import(imports, current.path, current.stamp["exports"])
         return {"packages": len(own.packages), "generation": current.name, "digest": current.digest}
 

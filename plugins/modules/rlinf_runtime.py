@@ -110,7 +110,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "python": python,
         "uv": {"path": str(runtime.node.uv), "version": plan.uv.version},
         "results": [_result(step, module.check_mode) for step in plan.steps],
-        "diff": [_diff(step) for step in plan.steps if step.changed],
+        **({"diff": [_diff(step) for step in plan.steps if step.changed]} if module._diff else {}),
     }
 
 

@@ -80,7 +80,9 @@ options:
     description: A checkout that gets a link C(.venv) to the environment, unless it has one or anything else of that name.
     type: path
   exact:
-    description: Whether a package that was added by hand has the environment built anew. A package removed or replaced always has.
+    description:
+      - Whether a package that was added by hand has the environment built anew, and is an error for O(state=verified).
+      - A package removed or replaced always has, and is.
     type: bool
     default: true
   keep:
@@ -243,7 +245,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         "reason": plan.reason,
         "packages": package_changes(plan.before, plan.after),
         "removed": [path.name for path in plan.removable],
-        "diff": _diff(plan.before, plan.after, venv, plan.current.name if plan.current else "none", generation),
+        **_diff(module, plan.before, plan.after, venv, plan.current.name if plan.current else "none", generation),
     }
 
 
@@ -254,7 +256,7 @@ def verified(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     venv = venv_of(module)
     lock = effective_lock(Path(params["lock"]), params["editables"]) if params["lock"] else None
-    found = venv.verify(lock, params["imports"], mark=not module.check_mode)
+    found = venv.verify(lock, params["imports"], exact=params["exact"], mark=not module.check_mode)
     return {
         "changed": False,
         "venv": str(venv.link),
@@ -283,12 +285,21 @@ def rolled_back(module: AnsibleModule) -> dict[str, Any]:
         "digest": now.digest,
         "reason": f"back from {current.name}" if former else f"already back from {current.stamp['rolled_back_from']}",
         "packages": package_changes(before, after),
-        "diff": _diff(before, after, venv, current.name, now.name),
+        **_diff(module, before, after, venv, current.name, now.name),
     }
 
 
-def _diff(before: str, after: str, venv: Any, current: str, generation: str) -> dict[str, str]:
-    return {"before": before, "after": after, "before_header": f"{venv.link} -> {current}", "after_header": f"{venv.link} -> {generation}"}
+def _diff(module: AnsibleModule, before: str, after: str, venv: Any, current: str, generation: str) -> dict[str, Any]:
+    if not module._diff:
+        return {}
+    return {
+        "diff": {
+            "before": before,
+            "after": after,
+            "before_header": f"{venv.link} -> {current}",
+            "after_header": f"{venv.link} -> {generation}",
+        }
+    }
 
 
 if __name__ == "__main__":

@@ -322,6 +322,7 @@ def test_the_projects_own_venv_stays(site: Site, tmp_path: Path) -> None:
 
 
 def test_damage_is_found_and_mended_although_the_cache_is_hardlinked(site: Site) -> None:
+    former = site(site.lock(build_wheel(site.index, "alpha", "0.9"), name="former"))["generation"]
     lock = site.lock(build_wheel(site.index, "alpha", "1.0"), build_wheel(site.index, "beta", "1.0"))
     first = site(lock)["generation"]
     file = next(site.link.resolve().glob("lib/*/site-packages/alpha.py"))
@@ -337,6 +338,8 @@ def test_damage_is_found_and_mended_although_the_cache_is_hardlinked(site: Site)
     assert site.imports("import alpha; print(alpha.__version__)") == "1.0"
     assert site(lock, state="verified")["verified"] == 2
     assert not site(lock)["changed"]
+    # what was damaged is nothing to go back to
+    assert site.generations() == sorted([former, f"{first}.2"]) and site(state="rolled_back")["generation"] == former
 
 
 @pytest.mark.parametrize("how", ["added", "removed", "replaced"])
@@ -359,6 +362,16 @@ def test_packages_changed_by_hand_are_noticed(site: Site, tmp_path: Path, how: s
     assert result["changed"] and result["reason"] == f"changed by hand: {'extra' if how == 'added' else 'beta'}"
     site(lock)
     assert site.imports("import alpha, beta; print(beta.__version__)") == "1.0"
+    assert not site(lock)["changed"]
+
+
+def test_a_package_installed_twice_is_mended(site: Site) -> None:
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0"))
+    site(lock)
+    info = next(site.link.resolve().glob("lib/*/site-packages/alpha-1.0.dist-info"))
+    shutil.copytree(info, info.with_name("alpha-0.9.dist-info"))
+    result = site(lock)
+    assert result["changed"] and result["reason"].startswith("changed by hand:") and "holds alpha twice: 0.9 and 1.0" in result["reason"]
     assert not site(lock)["changed"]
 
 
