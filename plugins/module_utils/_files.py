@@ -199,4 +199,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            # a lock that nobody holds is the same file every time
+            stream.truncate(0)
