@@ -147,6 +147,10 @@ class Node:
     def journals(self) -> Path:
         return self.state / "journals"
 
+    def target_state(self, name: str) -> Path:
+        """What was put in place for a target beside its environment."""
+        return self.state / "targets" / f"{name}.json"
+
     @property
     def locks(self) -> Path:
         """Effective locks: what each environment was built from, with absolute paths."""

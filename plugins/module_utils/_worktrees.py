@@ -1,0 +1,223 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Working copies of a node: made out of the bundle, moved while nobody has edited them, reset when asked for.
+
+Each has a note in its ``.git``: without one it is somebody else's, and is never touched. Files that git ignores, and files that were only
+added, are never removed by installing: a user's results may be among them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _lfs, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._git import session
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+
+NOTE = Path(".git", "rlinf.json")
+"""In a working copy of ours: the repository, the commit it was put at, and ``moving`` while it is on its way to another."""
+NAMED = 5
+"""How many edited files a message names."""
+# the link to the environment that rlinf_venv makes in the project
+_OWN = frozenset({".venv"})
+
+
+@dataclass(frozen=True)
+class Worktree:
+    """A working copy that is wanted: of which repository, at which commit, and where."""
+
+    bundle: Bundle
+    repository: Repository
+    commit: str
+    place: Path
+
+    @property
+    def mirror(self) -> Path:
+        return self.bundle.repos / self.repository.id.mirror
+
+    @property
+    def about(self) -> str:
+        return f"working copy {self.place}"
+
+    def note(self, **more: str) -> dict[str, Any]:
+        return {"format": 1, "repository": self.repository.id.key, "commit": self.commit, **more}
+
+
+def read_note(place: Path) -> dict[str, Any] | None:
+    """Return our note in a working copy, or None where there is none: then it is not ours.
+
+    :raises TargetError: the note is damaged.
+    """
+    try:
+        note: dict[str, Any] = read_json(place / NOTE, TargetError)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return note
+
+
+def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:
+    """Return what is to be done so that a working copy is there at its commit.
+
+    :param allow_drift: use one that was edited, or put at another commit, as it is.
+    :raises TargetError: it was edited, or something else is in its place.
+    """
+    place, commit = wanted.place, wanted.commit
+    action = partial(Action, "worktree", wanted.repository.name, place, after=commit)
+    if not os.path.lexists(place):
+        return action("present", f"made at {commit[:12]}", partial(create, wanted))
+    note = read_note(place)
+    if note is None or note["repository"] != wanted.repository.id.key:
+        raise TargetError(
+            f"{place} is in the way of the working copy of {wanted.repository.name}: it was not made from the bundle. "
+            f"Move it elsewhere, or name it as your own by rlinf_repo_paths (rlinf_root for the project)."
+        )
+    if "moving" in note:
+        return action(
+            "present", f"the move to {commit[:12]}, which was cut off, is finished", partial(move, wanted, force=True), "on the way"
+        )
+    state = _mirror.worktree_state(place)
+    moved = state.commit not in (note["commit"], commit)
+    if state.edited or moved:
+        what = f"was put at {state.commit[:12]} by someone" if moved else f"has {_named(state.edited)} edited"
+        if not allow_drift or (not moved and state.commit != commit):
+            raise TargetError(
+                f"{wanted.about} {what}, and would have to be at {commit[:12]} as it is in the bundle. Keep your changes elsewhere, or discard them "
+                f"with the playbook rlinf.offline.restore; to work in it, name a copy as your own by rlinf_repo_paths (rlinf_root for the project)."
+            )
+        return action("edited", what, before=commit, warning=f"{wanted.about} {what}, and is used as it is (rlinf_allow_drift).")
+    if state.commit != commit:
+        return action("present", f"moved from {state.commit[:12]} to {commit[:12]}", partial(move, wanted), state.commit)
+    return action("present", f"is at {commit[:12]}", before=commit)
+
+
+def _named(paths: tuple[str, ...]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return ", ".join(paths[:NAMED]) + more
+
+
+def create(wanted: Worktree) -> None:
+    """Make a working copy aside, note that it is ours, and give it its name.
+
+    :raises GitError: the mirror lacks the commit.
+    """
+    fresh = wanted.place.with_name(f".{wanted.place.name}.new")
+    remove(fresh)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    repository = wanted.repository
+    _mirror.checkout(wanted.mirror, wanted.commit, fresh, origin_url=repository.url, submodules=repository.submodules, lfs=repository.lfs)
+    write_json(fresh / NOTE, wanted.note())
+    rename(fresh, wanted.place)
+
+
+def move(wanted: Worktree, *, force: bool = False) -> None:
+    """Bring a working copy of ours, which nobody edited, to its commit.
+
+    :param force: it was left on its way by a run that was cut off, so that what looks edited is not.
+    :raises GitError: the mirror lacks the commit, or a file that was added is in the way.
+    """
+    place, note = wanted.place, read_note(wanted.place) or {}
+    with session(repos=wanted.bundle.repos) as git:
+        tree = git.at(tree=place)
+        if force:
+            remove(place / ".git" / "index.lock")
+        options = ("--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        tree.write("fetch", *options, "--", wanted.mirror, "+refs/heads/*:refs/remotes/origin/*", wanted.commit, about=wanted.about)
+        if not force:
+            # refuses what a real checkout would refuse, before anything is written
+            tree.read("read-tree", "--dry-run", "-m", "-u", "HEAD", wanted.commit, about=wanted.about)
+        write_json(place / NOTE, {**note, "moving": wanted.commit})
+        tree.write("checkout", "--quiet", *(["--force"] if force else []), "--detach", wanted.commit, "--", about=wanted.about)
+        if wanted.repository.lfs:
+            _lfs.check_out(tree, wanted.mirror, place, wanted.about)
+        if wanted.repository.submodules:
+            tree.write("submodule", "--quiet", "update", "--init", "--recursive", "--force", about=wanted.about)
+    write_json(place / NOTE, wanted.note())
+
+
+# -- resetting -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What resetting a working copy of ours destroys: edits, added files, and how many commits that no branch holds."""
+
+    place: Path
+    commit: str
+    head: str
+    edited: tuple[str, ...]
+    added: tuple[str, ...]
+    commits: int
+
+    @property
+    def nothing(self) -> bool:
+        return not self.edited and not self.added and self.head == self.commit
+
+    @property
+    def text(self) -> str:
+        counts = ((len(self.edited), "edited"), (len(self.added), "added"), (self.commits, "commits that no branch holds"))
+        said = [f"{count} {what}" for count, what in counts if count]
+        if self.head != self.commit:
+            said.append(f"HEAD at {self.head[:12]}")
+        return ", ".join(said) or "clean"
+
+
+def made_here(node: Node) -> Iterator[Path]:
+    """Yield the working copies under the node's ``src/`` that we made."""
+    for place in sorted(node.src.iterdir()) if node.src.is_dir() else ():
+        if not place.is_symlink() and not place.name.startswith(".") and read_note(place) is not None:
+            yield place
+
+
+def loss(place: Path) -> Loss:
+    """Return what resetting the working copy at *place*, which is ours, would destroy."""
+    note = read_note(place) or {}
+    commit = note.get("moving", note["commit"])
+    state = _mirror.worktree_state(place)
+    added = tuple(path for path in state.changed if path not in state.edited and path not in _OWN)
+    with session() as git:
+        reachable = ("--not", "--branches", "--remotes", "--tags", note["commit"])
+        commits = git.at(tree=place).read("rev-list", "--count", "HEAD", *reachable, about=f"working copy {place}")
+    return Loss(place, commit, state.commit, state.edited, added, int(commits))
+
+
+def plan_reset(node: Node, bundle: Bundle) -> list[Action]:
+    """Return, for every working copy of ours, what resetting it does; ignored files stay."""
+    actions = []
+    for place in made_here(node):
+        lost = loss(place)
+        apply = None if lost.nothing else partial(reset, lost, bundle)
+        warning = f"{place}: {lost.text} goes" if apply else ""
+        actions.append(Action("worktree", place.name, place, "clean", lost.text, apply, before=lost.text, after="clean", warning=warning))
+    return actions
+
+
+def reset(lost: Loss, bundle: Bundle) -> None:
+    """Put a working copy of ours back to the commit it was made at: hard reset and clean.
+
+    :raises TargetError: it is not clean afterwards.
+    """
+    place, about = lost.place, f"working copy {lost.place}"
+    with session(repos=bundle.repos) as git:
+        tree = git.at(tree=place)
+        remove(place / ".git" / "index.lock")
+        tree.write("reset", "--quiet", "--hard", "HEAD", about=about)
+        tree.write("checkout", "--quiet", "--force", "--detach", lost.commit, "--", about=about)
+        if (place / ".gitmodules").is_file():
+            tree.write("submodule", "--quiet", "update", "--recursive", "--force", about=about)
+        tree.write("clean", "--quiet", "-ffd", *(f"--exclude=/{name}" for name in sorted(_OWN)), about=about)
+    left = [path for path in _mirror.worktree_state(place).changed if path not in _OWN]
+    if left:
+        raise TargetError(f"{about} is not clean after the reset: {_named(tuple(left))}. Look at it, or remove it and install again.")
+    note = read_note(place) or {}
+    if "moving" in note:
+        write_json(place / NOTE, {key: value for key, value in note.items() if key != "moving"} | {"commit": lost.commit})
