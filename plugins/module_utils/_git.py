@@ -68,8 +68,6 @@ _SETTINGS = (
     # a small fetch becomes a pack as well
     ("fetch.unpackLimit", "1"),
     ("submodule.recurse", "false"),
-    # git-lfs writes it into any repository that it reads, unless it is known already
-    ("lfs.repositoryformatversion", "0"),
 )
 
 

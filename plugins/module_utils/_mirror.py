@@ -227,6 +227,8 @@ class _Work:
         settings += [("remote.origin.url", self.url), *(("remote.origin.fetch", refspec) for refspec in REFSPECS)]
         # a client of the old protocol may ask for a commit that no branch holds any more
         settings += [("uploadpack.allowAnySHA1InWant", "true")]
+        # git-lfs would write it, even when it only reads
+        settings += [("lfs.repositoryformatversion", "0")]
         return config_text(settings)
 
     def store(self, place: Path | None = None) -> Git:
