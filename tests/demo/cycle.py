@@ -168,7 +168,11 @@ class Cycle:
 
 def bastion_variables(world: demo_world.World, upstream: str) -> dict[str, Any]:
     """Return what the bastion's inventory says so that it reaches *world* instead of the internet, served at the URL *upstream*."""
-    return {"rlinf_url_rewrites": world.url_rewrites(upstream), "rlinf_index_url": world.index_url(upstream)}
+    return {
+        "rlinf_url_rewrites": world.url_rewrites(upstream),
+        "rlinf_index_url": world.index_url(upstream),
+        "rlinf_runtime_requirements": str(world.runtime_requirements),
+    }
 
 
 def common_variables(world: demo_world.World) -> dict[str, Any]:

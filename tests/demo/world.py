@@ -18,11 +18,13 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ HOSTS = ("github.com", "huggingface.co", "storage.googleapis.com")
 FLASH_ATTN = "flash-attn-cu12torch2.6-cp311"
 """The catalogue's name of the wheel that the demo serves for its own Python."""
 _BEFORE, _AFTER = "2025-06-01", "2026-02-01"
-# what builds packages, and what the collection's modules need on a node; the real ones, out of the running environment
-_REAL = ("setuptools", "wheel", "uv", "requests", "GitPython", "tomlkit", "packaging", "pyelftools")
+# what builds packages; the real ones, out of the running environment, as is what a node is prepared with
+_BUILD_BACKENDS = ("setuptools", "wheel")
+_RUNTIME = Path(__file__).resolve().parents[2] / "roles" / "download" / "files" / "runtime-requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class World:
     def index_url(self, upstream: str) -> str:
         """Return ``rlinf_index_url``."""
         return f"{upstream}/simple/"
+
+    @property
+    def runtime_requirements(self) -> Path:
+        """``rlinf_runtime_requirements``: what the shipped list names, without digests, since here it is repacked from this environment."""
+        return self.root / "runtime-requirements.txt"
 
     @property
     def flash_attn_url(self) -> str:
@@ -221,7 +229,9 @@ def _build_index(world: World, compiler: bool) -> None:
     )
     _dated(runtime, _BEFORE)
     _dated(_evdev(index, compiler), _BEFORE)
-    for name in closure(_REAL):
+    runtime_names = re.findall(r"^([\w.-]+)==", _RUNTIME.read_text(encoding="utf-8"), re.MULTILINE)
+    world.runtime_requirements.write_text("".join(f"{name}=={installed_version(name)}\n" for name in runtime_names), encoding="utf-8")
+    for name in closure([*_BUILD_BACKENDS, *runtime_names]):
         _dated(repack(name, index), _BEFORE)
 
 
