@@ -227,7 +227,11 @@ class Gatherer:
             )
         folder.mkdir(parents=True, exist_ok=True)
         place = folder / wheel.name
-        found: dict[str, Any] = {"path": str(place.relative_to(self.bundle.root)), "sha256": sha256_file(wheel), "size": wheel.stat().st_size}
+        found: dict[str, Any] = {
+            "path": str(place.relative_to(self.bundle.root)),
+            "sha256": sha256_file(wheel),
+            "size": wheel.stat().st_size,
+        }
         fsync_file(wheel)
         rename(wheel, place)
         builds.add(key, found)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email import message_from_bytes
 from io import BytesIO
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, LockError
 
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA\Z")
 _PLATFORM = re.compile(r"(?P<machine>x86_64|aarch64)-manylinux_2_(?P<minor>\d+)\Z")
 # PEP 600: the names that older installers gave to these glibc versions
 _ALIASES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
@@ -113,6 +117,29 @@ def _glibc_of(content: bytes) -> tuple[int, int] | None:
                     if found:
                         versions.append((int(found[1]), int(found[2])))
     return max(versions)
+
+
+def check_whole(wheel: Path, filename: str) -> None:
+    """Refuse a file that is not, whole, the wheel that its name says (PEP 427).
+
+    :param filename: the name that it is to have; the file itself may still have another.
+    :raises ArchiveError: it is damaged, has no METADATA or WHEEL, or these are of another distribution.
+    """
+    try:
+        name, version, _build, _tags = parse_wheel_filename(filename)
+        with zipfile.ZipFile(wheel) as archive:
+            damaged = archive.testzip()
+            info = next((entry[: -len("METADATA")] for entry in archive.namelist() if _METADATA.match(entry)), None)
+            if damaged or info is None or f"{info}WHEEL" not in archive.namelist():
+                raise ArchiveError(
+                    f"{filename} is no whole wheel ({f'{damaged} is damaged' if damaged else 'METADATA and WHEEL are not both in it'})."
+                )
+            said = message_from_bytes(archive.read(f"{info}METADATA"))
+        other = (canonicalize_name(said["Name"] or ""), Version(said["Version"] or ""))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, InvalidWheelFilename, InvalidVersion) as error:
+        raise ArchiveError(f"{filename} is no whole wheel ({error}).") from None
+    if other != (name, version):
+        raise ArchiveError(f"{filename} holds {other[0]} {other[1]}, which is not what its name says.")
 
 
 def check_built(wheel: Path, platform: Platform, source: str) -> None:

@@ -31,7 +31,13 @@ def run_module() -> Callable[..., dict[str, Any]]:
     """Run a module as Ansible does: its file, its arguments as JSON on stdin, its result as JSON on stdout."""
 
     def run(
-        name: str, args: dict[str, Any], *, check: bool = False, diff: bool = False, env: Mapping[str, str] | None = None, python: str = sys.executable
+        name: str,
+        args: dict[str, Any],
+        *,
+        check: bool = False,
+        diff: bool = False,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> dict[str, Any]:
         # the arguments that ansible-core adds; the serialization profile is asked for since 2.19
         arguments = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_tracebacks_for": []}}

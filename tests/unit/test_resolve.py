@@ -36,7 +36,8 @@ def test_a_git_pin_without_a_commit_is_an_error():
 
 def test_the_repository_that_git_asked_for_is_found_in_what_uv_says(tmp_path: Path):
     bundle = Bundle(tmp_path)
-    said = "cause: process didn't exit successfully: `/usr/bin/git fetch --force --update-head-ok 'https://github.com/moojink/dlimp_openvla' '+HEAD:refs/remotes/origin/HEAD'`"
+    command = "/usr/bin/git fetch --force --update-head-ok 'https://github.com/moojink/dlimp_openvla' '+HEAD:refs/remotes/origin/HEAD'"
+    said = f"cause: process didn't exit successfully: `{command}`"
     assert missing_repository(said, bundle) == "https://github.com/moojink/dlimp_openvla"
     (bundle.repos / "github.com/moojink/dlimp_openvla.git").mkdir(parents=True)
     assert missing_repository(said, bundle) is None
