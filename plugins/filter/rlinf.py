@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _fit
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
@@ -85,9 +85,11 @@ def rlinf_python(catalog: Mapping[str, Any], target: str, setting: str | Mapping
     return found[0] if found else wanted
 
 
-def rlinf_pythons(catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str]) -> dict[str, str]:
-    """Return the interpreter of each target's version of Python, for locking."""
-    return {target.python: _fit.python_for(target, setting) for target in _select(catalog, targets)}
+def rlinf_pythons(
+    catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Return the interpreter of each target's version of Python, by version or path; where the host has one of the version, its path."""
+    return {target.python: rlinf_python(catalog, target.name, setting, node) for target in _select(catalog, targets)}
 
 
 def rlinf_local_prefix(prefix: str | None) -> str:
@@ -114,6 +116,16 @@ def rlinf_misfit_table(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> lis
     return _fit.table({host: hostvars[host].get("__rlinf_misfits") for host in hosts})
 
 
+def rlinf_states(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how many of a module's results are in which state, a line each."""
+    return _report.states(results)
+
+
+def rlinf_sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a target came from, out of what rlinf_target and rlinf_venv found."""
+    return _report.sources(placed, verified)
+
+
 def _select(catalog: Mapping[str, Any], targets: Sequence[str]) -> list[Target]:
     return Catalog.parse(catalog).select(targets)
 
@@ -132,5 +144,7 @@ class FilterModule:
             rlinf_local_prefix,
             rlinf_misfits,
             rlinf_misfit_table,
+            rlinf_states,
+            rlinf_sources,
         )
         return {function.__name__: reported(function) for function in functions}

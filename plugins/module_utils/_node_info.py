@@ -83,6 +83,7 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
         "environments": environments(node),
+        "journals": sorted(path.name for path in node.journals.glob("*")),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
         "glibc": glibc_version(),

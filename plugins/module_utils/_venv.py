@@ -305,7 +305,7 @@ class Venv:
         :param lock: the lock it should be of; that of its building if not given.
         :param exact: whether a package that someone added is an error.
         :param mark: whether damage is noted in its stamp, so that the next install builds it anew.
-        :returns: counts, for the module's result.
+        :returns: the packages with where they came from, and the generation, for the module's result.
         :raises VenvError: there is none, it is of another lock, or a file is damaged.
         """
         current = self.generations.current()
@@ -320,7 +320,13 @@ class Venv:
         _refuse_damaged(damaged, current.path)
         self._compare(own, current.path, exact)
         self._import(imports, current.path, current.stamp["exports"])
-        return {"packages": len(own.packages), "generation": current.name, "digest": current.digest}
+        packages = [{"name": package.name, "version": package.version, "source": self._source(package)} for package in own.packages]
+        return {"packages": packages, "generation": current.name, "digest": current.digest}
+
+    def _source(self, package: Package) -> str:
+        """Return where a package came from: the path of its wheel in the bundle, or of the editable."""
+        root = self.bundle.root.resolve()
+        return str(package.path.relative_to(root) if package.path.is_relative_to(root) else package.path)
 
     def previous(self) -> tuple[Generation, Generation | None]:
         """Return the current generation and the one that rolling back leads to: None if it was rolled back already.

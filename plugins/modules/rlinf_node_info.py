@@ -76,6 +76,10 @@ node:
       description: The targets that have a finished environment.
       type: list
       elements: str
+    journals:
+      description: The journals of patched files that were not put back yet, as after an install that was killed.
+      type: list
+      elements: str
     runtime:
       description: The interpreter of the private environment (C(python)), and whether it is there (C(present)).
       type: dict

@@ -168,6 +168,11 @@ verified:
   description: How many packages were verified.
   type: int
   returned: O(state=verified)
+installed:
+  description: The packages, C(name), C(version) and C(source), which is the path of the wheel in the bundle or of the editable.
+  type: list
+  elements: dict
+  returned: O(state=verified)
 """
 
 from pathlib import Path
@@ -264,7 +269,8 @@ def verified(module: AnsibleModule) -> dict[str, Any]:
         "packages": {"added": [], "removed": [], "changed": []},
         "generation": found["generation"],
         "digest": found["digest"],
-        "verified": found["packages"],
+        "verified": len(found["packages"]),
+        "installed": found["packages"],
     }
 
 

@@ -1,0 +1,67 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is shown to people at the end of a playbook. Standard library only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
+
+KEY_PACKAGES = ("torch", "torchvision", "torchaudio", "transformers", "flash-attn", "apex", "ray", "vllm", "sglang", "transformer-engine")
+"""Packages whose version is always shown; those from git or a prebuilt wheel are, too."""
+NONE = "none"
+
+
+def states(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for what each state of a module's results holds: ``present: 3 (12.5 MB)``, what is not as it should be by name."""
+    found = list(results)
+    counts = Counter(str(result["state"]) for result in found)
+    lines = []
+    for state, count in sorted(counts.items()):
+        members = [result for result in found if result["state"] == state]
+        size = sum(result.get("bytes") or 0 for result in members)
+        names = ": " + ", ".join(str(result["name"]) for result in members) if state in ("absent", "incomplete", "failed") else ""
+        lines.append(f"{state}: {count}" + (f" ({size_text(size)})" if size else "") + names)
+    return lines or [NONE]
+
+
+def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a target came from.
+
+    :param placed: what ``rlinf_target`` found in place.
+    :param verified: what ``rlinf_venv`` verified.
+    """
+    results, packages = placed.get("results", []), verified.get("installed", [])
+    by_kind = {kind: [result for result in results if result["kind"] == kind] for kind in ("worktree", "asset")}
+    git, wheels, index, editables = (
+        [package for package in packages if _origin(package["source"]) == origin] for origin in ("git", "wheels", "index", "editable")
+    )
+    remote = [f"{result['kind']} {result['name']}" for result in results if result["state"] == "remote fallback"]
+    shown = {package["name"] for package in [*git, *wheels]} | {package["name"] for package in packages if package["name"] in KEY_PACKAGES}
+    return {
+        "local repositories": [f"{result['name']} -> {result['path']} ({result['state']})" for result in by_kind["worktree"]] or [NONE],
+        "local repositories, installed from a commit": [_named(package) for package in git] or [NONE],
+        "local repositories, installed editable": [f"{package['name']} -> {package['source']}" for package in editables] or [NONE],
+        "local wheels": [f"{_named(package)} -> {package['source']}" for package in wheels] or [NONE],
+        "packages of the index, out of the bundle": len(index),
+        "remote fallbacks": remote or [NONE],
+        "assets": [f"{result['name']} -> {result['path']} ({result['state']})" for result in by_kind["asset"]] or [NONE],
+        "downloaded": NONE,
+        "versions": {package["name"]: package["version"] or package["source"] for package in packages if package["name"] in shown},
+    }
+
+
+def _origin(source: str) -> str:
+    if source.startswith("wheelhouse/git/"):
+        return "git"
+    if source.startswith("wheels/"):
+        return "wheels"
+    return "index" if source.startswith("wheelhouse/") else "editable"
+
+
+def _named(package: Mapping[str, Any]) -> str:
+    return f"{package['name']} {package['version']}"
