@@ -105,11 +105,19 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | None = None) -> None:
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed processes left beside *path* while writing it. Only for who holds a lock that every writer of *path* takes."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if stale.name.removeprefix(f".{path.name}.").removesuffix(".tmp").isdigit():
+            stale.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | None = None, owner: tuple[int, int] | None = None) -> None:
     """Write *data* under *path*: a temporary file beside it, fsync, rename.
 
     :param mode: the permissions of the file, whatever the umask.
     :param mtime_ns: modification time in nanoseconds since the epoch; now if not given.
+    :param owner: user and group id, given to the file where this process may; its own if not given.
     :raises OSError: the disk is full, the directory is read-only or missing.
     """
     temporary = _temporary(path)
@@ -119,6 +127,9 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | 
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
+            if owner is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(stream.fileno(), *owner)
             os.fchmod(stream.fileno(), mode)
             checkpoint(f"fsync {path.name}")
             os.fsync(stream.fileno())

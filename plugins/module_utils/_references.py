@@ -1,0 +1,392 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""References to repositories and wheels in requirement files and pyproject.toml: found by meaning, rewritten by character.
+
+A requirement file is read as pip reads it, a pyproject.toml as TOML, so that a URL in a comment or a description is none.
+What is rewritten is the URL up to its ref, query or fragment, and not one character more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, PatchError
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
+
+GIT, WHEEL, OTHER = "git", "wheel", "other"
+
+# those of UTF-32 first: the one of UTF-16-LE is a beginning of theirs
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_CODING = re.compile(rb"coding[:=]\s*([-\w.]+)")
+
+# pip's own (pip._internal.req.req_file.COMMENT_RE)
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_REQUIREMENT_OPTION = re.compile(r"\s*(?:-e\s*=?|--editable[\s=])\s*")
+_FILE_OPTION = re.compile(r"\s*(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*")
+# the "name[extras] @" of PEP 508, if there is one
+_NAMED = re.compile(r"\s*(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*(?:\[[^\]]*\])?\s*@\s*)?")
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|git\+[^\s/:@]+@[^\s/:]+:)[^\s;]+")
+_SCP_PORT = re.compile(r"ssh://(?P<address>[^/:]+:)(?P<path>(?!\d+(?:/|$))[^/].*)\Z", re.IGNORECASE)
+
+# what may hold a quote or a number sign in TOML 1.0: comments, then the four kinds of strings, the longer delimiters first
+_TOML_TOKEN = re.compile(
+    r"""\#[^\n]*|\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""",
+    re.DOTALL,
+)
+_TOML_CHARACTER = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})|\\[ \t]*\r?\n\s*|\\(.)|(.)", re.DOTALL)
+_TOML_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of a file, and how its bytes were made."""
+
+    text: str
+    codec: str
+    bom: bytes = b""
+
+    def encode(self, text: str) -> bytes:
+        """Return *text* as the bytes of such a file."""
+        return self.bom + text.encode(self.codec)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A URL that something is installed from.
+
+    :ivar kind: ``git``, ``wheel`` or ``other`` (an archive, a requirement file, another version control system).
+    :ivar url: the whole URL as it is written, line continuations and escapes resolved.
+    :ivar base: the beginning of it that names the repository or file, without ref and fragment; what is replaced.
+    :ivar spans: where the characters of *base* are in the text, as start and end offsets, in order.
+    :ivar line: the line in which it begins, from 1.
+    :ivar repository: of a git reference, which one; None when the URL names none.
+    :ivar ref: of a git reference, what is asked for, ``refs/tags/…`` or ``refs/heads/…`` where it says so; None means the default.
+    """
+
+    kind: str
+    url: str
+    base: str
+    spans: tuple[tuple[int, int], ...]
+    line: int
+    repository: RepositoryId | None = None
+    ref: str | None = None
+
+    @property
+    def filename(self) -> str:
+        """The name of the file that the URL ends in, percent-decoded."""
+        return unquote(urlsplit(self.base).path.rpartition("/")[2])
+
+    def rewritten(self, base: str) -> str:
+        """Return the whole URL with another *base*."""
+        return base + self.url[len(self.base) :]
+
+
+@dataclass(frozen=True)
+class _Chars:
+    """A text that was put together from pieces of another: the offset there of each character."""
+
+    text: str
+    offsets: Sequence[int]
+
+    def spans(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Return where the characters from *start* to *end* come from, as few spans as possible."""
+        runs = groupby(enumerate(self.offsets[start:end]), lambda item: item[1] - item[0])
+        found = [[offset for _number, offset in run] for _difference, run in runs]
+        return tuple((run[0], run[-1] + 1) for run in found)
+
+
+def decode(data: bytes) -> Source:
+    """Return the text of a requirement file, decoded as pip does it: by BOM, by a coding line (PEP 263), as UTF-8, else as Latin-1.
+
+    A codec that would not give the same bytes back is passed over.
+    """
+    candidates = [(bom, codec) for bom, codec in _BOMS if data.startswith(bom)][:1]
+    declared = [_CODING.search(line) for line in data.split(b"\n")[:2] if line.startswith(b"#")]
+    candidates += [(b"", found[1].decode("ascii", "replace")) for found in declared if found] + [(b"", "utf-8")]
+    for bom, codec in candidates:
+        body = data[len(bom) :]
+        try:
+            text = body.decode(codec)
+            if text.encode(codec) == body:
+                return Source(text, codec, bom)
+        except (LookupError, UnicodeError):
+            continue
+    return Source(data.decode("latin-1"), "latin-1")
+
+
+def decode_toml(data: bytes) -> Source:
+    """Return the text of a TOML file, which is UTF-8; a BOM is kept aside.
+
+    :raises PatchError: it is not UTF-8.
+    """
+    bom = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    try:
+        return Source(data[len(bom) :].decode("utf-8"), "utf-8", bom)
+    except UnicodeDecodeError as error:
+        raise PatchError(f"it is not UTF-8, as TOML must be ({error}).") from None
+
+
+def in_requirements(text: str) -> list[Reference]:
+    """Return the references in the text of a requirement file, in order (pip's requirements file format).
+
+    URLs of ``-r`` and ``-c`` are among them, those of indexes are not.
+    """
+    found = []
+    for line in _logical_lines(text):
+        file = _FILE_OPTION.match(line.text)
+        option = file or _REQUIREMENT_OPTION.match(line.text)
+        if option or not line.text.lstrip().startswith("-"):
+            found += _in_requirement(line, option.end() if option else 0, text, file=bool(file))
+    return found
+
+
+def in_pyproject(text: str) -> list[Reference]:
+    """Return the references in the text of a pyproject.toml, in order: PEP 508 strings where PEP 518, 621, 735 and uv have them, and uv's sources.
+
+    :raises PatchError: it is no TOML.
+    """
+    document = _parse(text)
+    tokens = [token for token in _toml_strings(text) if ":" in token.chars.text]
+    # each string of interest is replaced by its number; where the numbers turn up tells which string is which value
+    probe = text
+    for number, token in reversed(list(enumerate(tokens))):
+        probe = f'{probe[: token.start]}"{number}"{probe[token.end :]}'
+    found = []
+    for place, labelled in zip(_places(document), _places(_parse(probe)), strict=True):
+        if place.value == labelled.value:
+            continue
+        found += _at_place(place, tokens[int(labelled.value)].chars, text)
+    return sorted(found, key=lambda reference: reference.spans)
+
+
+def rewrite(text: str, replacements: Iterable[tuple[Reference, str]]) -> str:
+    """Return *text* with the base of each reference replaced; not another character changes."""
+    edits = [
+        (start, end, base if not number else "") for reference, base in replacements for number, (start, end) in enumerate(reference.spans)
+    ]
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def rewrite_pyproject(text: str, replacements: Sequence[tuple[Reference, str]]) -> str:
+    """Return :func:`rewrite` of a pyproject.toml, after making sure that the document changed in these values alone.
+
+    :raises PatchError: it did not.
+    """
+    result = rewrite(text, replacements)
+    document = _parse(text)
+    bases = {(reference.url, reference.ref): base for reference, base in replacements}
+    for place in _places(document):
+        value = place.value
+        for reference in _at_place(place, _Chars(value, range(len(value))), value):
+            if (reference.url, reference.ref) in bases:
+                place.container[place.key] = rewrite(value, [(reference, bases[reference.url, reference.ref])])
+    if _parse(result) != document:
+        raise PatchError("rewriting its URLs would change more than these. Please report this file.")
+    return result
+
+
+def _logical_lines(text: str) -> Iterator[_Chars]:
+    """Yield the lines as pip joins them at a final backslash, without comments (pip._internal.req.req_file.preprocess)."""
+    pending: list[range] = []
+    position = 0
+    for line in text.splitlines(keepends=True):
+        body = line.splitlines()[0]
+        comment = _COMMENT.match(body)
+        if body.endswith("\\") and not comment:
+            start = position + len(body) - len(body.lstrip("\\"))
+            pending.append(range(start, start + len(body.strip("\\"))))
+        else:
+            # a line of its own that is a comment ends what was to be continued
+            pieces = [*pending] if comment else [*pending, range(position, position + len(body))]
+            yield _without_comment(text, pieces)
+            pending = []
+        position += len(line)
+    if pending:
+        yield _without_comment(text, pending)
+
+
+def _without_comment(text: str, pieces: Iterable[range]) -> _Chars:
+    offsets = [offset for piece in pieces for offset in piece]
+    joined = "".join(text[offset] for offset in offsets)
+    kept = _COMMENT.sub("", joined)
+    return _Chars(kept, offsets[: len(kept)])
+
+
+def _at_place(place: _Place, chars: _Chars, text: str) -> list[Reference]:
+    """Return the reference in a value of a document, if there is one; *chars* is the value as it stands in *text*."""
+    if place.role == "requirement":
+        return _in_requirement(chars, 0, text)
+    return _reference(chars, 0, chars.text, text, source=place.container if place.role == "git" else None)
+
+
+def _in_requirement(chars: _Chars, start: int, text: str, *, file: bool = False) -> list[Reference]:
+    """Return the reference in ``name[extras] @ URL ; marker`` (PEP 508) or in a bare URL, if there is one.
+
+    :param file: whether it is that of a requirement file.
+    """
+    quote = chars.text[start : start + 1]
+    quoted = quote in ("'", '"') and quote != ""
+    named = _NAMED.match(chars.text, start + quoted)
+    found = _URL.match(chars.text, named.end()) if named else None
+    if not found:
+        return []
+    url = found[0].partition(quote)[0] if quoted else found[0]
+    return _reference(chars, found.start(), url, text, file=file)
+
+
+def _reference(
+    chars: _Chars, begin: int, url: str, text: str, *, source: Mapping[str, Any] | None = None, file: bool = False
+) -> list[Reference]:
+    """Return the reference that *url* is, unless it is local.
+
+    :param begin: where it begins in *chars*.
+    :param source: the entry of ``tool.uv.sources`` whose ``git`` it is: there it has no ``git+``, and the ref stands beside it.
+    """
+    scheme = url.partition(":")[0].lower()
+    prefixed = scheme.startswith("git+")
+    if scheme in ("file", "git+file") or ("://" not in url and not prefixed):
+        return []
+    repository, ref, kind, end = None, None, OTHER, len(url)
+    if not file and (prefixed or source is not None):
+        kind = GIT
+        end, ref = _split_ref(url)
+        repository = _repository(url[:end][4:] if prefixed else url[:end])
+        ref = _source_ref(source) if source is not None and ref is None else ref
+    elif not file and scheme in ("http", "https", "ftp"):
+        end = _first(url, "#")
+        # extras may follow the URL of a requirement without a name
+        end = _first(url, "[", url.rfind("/", 0, end), end)
+        kind = WHEEL if unquote(urlsplit(url[:end]).path).endswith(".whl") else OTHER
+    spans = chars.spans(begin, begin + end)
+    return [Reference(kind, url, url[:end], spans, text.count("\n", 0, spans[0][0]) + 1, repository, ref)]
+
+
+def _first(text: str, characters: str, start: int = 0, end: int | None = None) -> int:
+    """Return where the first of *characters* is in a part of *text*, or the end of that part."""
+    end = len(text) if end is None else end
+    return next((index for index in range(max(start, 0), end) if text[index] in characters), end)
+
+
+def _split_ref(url: str) -> tuple[int, str | None]:
+    """Return where the part of a git URL ends that names the repository, and the ref after it: what follows the last ``@`` of the path."""
+    end = _first(url, "#?")
+    path = _first(url, "/", url.find("://") + 3, end) if "://" in url else _first(url, ":", 0, end)
+    at = url.rfind("@", path, end)
+    return (end, None) if at < 0 else (at, url[at + 1 : end])
+
+
+def _repository(address: str) -> RepositoryId | None:
+    """Return which repository a URL without ``git+`` and ref names; ``ssh://git@host:owner/name`` is read as pip's users mean it."""
+    scp = _SCP_PORT.match(address)
+    try:
+        return RepositoryId.parse(scp["address"] + scp["path"] if scp else address)
+    except (CatalogError, ValueError):
+        return None
+
+
+def _source_ref(source: Mapping[str, Any]) -> str | None:
+    for key, prefix in (("rev", ""), ("tag", "refs/tags/"), ("branch", "refs/heads/")):
+        if isinstance(source.get(key), str):
+            return f"{prefix}{source[key]}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A string in the source of a TOML document: its offsets, quotes included, and its characters."""
+
+    start: int
+    end: int
+    chars: _Chars
+
+
+def _toml_strings(text: str) -> Iterator[_Token]:
+    for token in _TOML_TOKEN.finditer(text):
+        if token[0].startswith("#"):
+            continue
+        width = 3 if token[0][:3] in ('"""', "'''") and len(token[0]) >= 6 else 1
+        start, end = token.start() + width, token.end() - width
+        if token[0][0] == "'":
+            chars = _Chars(text[start:end], range(start, end))
+        else:
+            decoded = [(_decoded(part), part.start()) for part in _TOML_CHARACTER.finditer(text, start, end)]
+            kept = [(character, offset) for character, offset in decoded if character]
+            chars = _Chars("".join(character for character, _ in kept), [offset for _, offset in kept])
+        yield _Token(token.start(), token.end(), chars)
+
+
+def _decoded(part: re.Match[str]) -> str:
+    """Return the character that a piece of a basic string stands for; none for a line-ending backslash."""
+    short, long, escape, plain = part.groups()
+    if short or long:
+        return chr(int(short or long, 16))
+    return _TOML_ESCAPES.get(escape, escape) if escape else plain or ""
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomlkit.parse(text).unwrap()
+    except (TOMLKitError, ValueError) as error:
+        raise PatchError(f"it is not valid TOML: {error}.") from None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A value of a document that may hold a reference, and what it is: ``requirement``, ``git`` or ``url``."""
+
+    container: Any
+    key: Any
+    role: str
+
+    @property
+    def value(self) -> str:
+        return str(self.container[self.key])
+
+
+def _places(document: dict[str, Any]) -> Iterator[_Place]:
+    """Yield the places of references, in an order that depends on the structure of the document alone."""
+    lists = [
+        _at(document, "build-system", "requires"),
+        _at(document, "project", "dependencies"),
+        *_values(_at(document, "project", "optional-dependencies")),
+        *_values(_at(document, "dependency-groups")),
+        *(_at(document, "tool", "uv", f"{kind}dependencies") for kind in ("override-", "constraint-", "build-constraint-", "dev-")),
+        *_values(_at(document, "tool", "uv", "extra-build-dependencies")),
+    ]
+    for items in lists:
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            if isinstance(item, str):
+                yield _Place(items, index, "requirement")
+    for source in _values(_at(document, "tool", "uv", "sources")):
+        for entry in source if isinstance(source, list) else [source]:
+            for role in ("git", "url"):
+                if isinstance(entry, dict) and isinstance(entry.get(role), str):
+                    yield _Place(entry, role, role)
+
+
+def _at(document: Any, *keys: str) -> Any:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def _values(table: Any) -> list[Any]:
+    return list(table.values()) if isinstance(table, dict) else []
