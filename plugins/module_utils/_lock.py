@@ -124,6 +124,8 @@ class Locker:
         :param check: only say what would happen.
         :raises LockError: it cannot be resolved, or its definition changed and it may not move.
         """
+        if check and self.catalog.repositories[target.project].id.mirror not in _mirror.read_records(self.bundle):
+            return Result(target.name, True, "absent", f"would be locked, once {target.project} is mirrored")
         record = self.project(target)
         folder = self.bundle.target(record["commit"], target.name)
         known = read_json(folder / "lock.json", LockError) if (folder / "lock.json").exists() else None
