@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.release import __version__
 
 MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
 
@@ -39,8 +40,9 @@ def run_module() -> Callable[..., dict[str, Any]]:
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
     ) -> dict[str, Any]:
-        # the arguments that ansible-core adds; the serialization profile is asked for since 2.19
-        arguments = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_tracebacks_for": []}}
+        # the arguments that ansible-core adds; this one, and the serialization profile, are asked for since 2.19
+        since_2_19 = {"_ansible_tracebacks_for": []} if tuple(map(int, __version__.split(".")[:2])) >= (2, 19) else {}
+        arguments = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff, **since_2_19}}
         driver = (
             "import sys, runpy; import ansible.module_utils.basic as b\n"
             "b._ANSIBLE_ARGS = sys.stdin.buffer.read(); b._ANSIBLE_PROFILE = 'legacy'\n"
