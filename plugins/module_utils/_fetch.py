@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
@@ -32,6 +33,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._faults import check
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites, redact, without_userinfo
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 CHUNK = 1 << 16
 """Bytes read from the network at a time."""
 SLOWEST = 1024
@@ -108,17 +111,14 @@ class Records:
         """Return what is known of *url*, credentials in it aside."""
         return self._known.get(without_userinfo(url))
 
-    def put(self, url: str, record: Record) -> bool:
-        """Remember *record* for *url* and return whether that is news."""
+    def put(self, url: str, record: Record) -> None:
+        """Remember *record* for *url*."""
         key = without_userinfo(url)
         with self._guard:
-            known = self._known.get(key)
-            if known and (known.sha256, known.size) == (record.sha256, record.size):
-                return False
-            self._known[key] = record
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, {name: asdict(value) for name, value in self._known.items()})
-            return True
+            if self._known.get(key) != record:
+                self._known[key] = record
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, {name: asdict(value) for name, value in self._known.items()})
 
 
 class Fetcher:
@@ -167,22 +167,30 @@ class Fetcher:
         found = self.present(download)
         if found:
             _Part(download).remove()
-            return replace(found, changed=self.remember(download.url, found))
+            return found
         download.destination.parent.mkdir(parents=True, exist_ok=True)
         return _Transfer(self, download, self._expected(download)).run()
 
     def fetch_all(self, downloads: Sequence[Download]) -> list[Fetched | OfflineError]:
         """Bring many files at a time; return what became of each, in their order. None stops another."""
-        if len(downloads) < 2:
-            return [self._outcome(download) for download in downloads]
+        return self.map(self._outcome, downloads)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Return what *function* gives for each item, in their order, doing as many at a time as there are jobs."""
+        if len(items) < 2:
+            return [function(item) for item in items]
         pool = ThreadPoolExecutor(max_workers=max(1, self.jobs), thread_name_prefix="fetch")
         try:
-            return list(pool.map(self._outcome, downloads))
+            return list(pool.map(function, items))
         except BaseException:
             self.stop.set()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def wanted(self, download: Download) -> str | None:
+        """Return the sha256 that a file must have, as given or as recorded; None if it is not known yet."""
+        return self._expected(download).sha256
 
     def present(self, download: Download) -> Fetched | None:
         """Return what is there already, if it is what it must be. Its content is hashed; the network is not needed."""
@@ -233,10 +241,10 @@ class Fetcher:
         except OSError as error:
             return FetchError(f"{redact(download.url)}: {error.filename or download.destination}: {error.strerror or error}.")
 
-    def remember(self, url: str, fetched: Fetched) -> bool:
-        """Put what came on record, if there are records, and return whether that is news."""
-        record = Record(fetched.sha256, fetched.size, fetched.etag, fetched.last_modified)
-        return self.records is not None and self.records.put(url, record)
+    def remember(self, url: str, fetched: Fetched) -> None:
+        """Put what came on record, if there are records."""
+        if self.records:
+            self.records.put(url, Record(fetched.sha256, fetched.size, fetched.etag, fetched.last_modified))
 
     def _expected(self, download: Download) -> _Expected:
         record = self.records.get(download.url) if self.records else None
