@@ -67,6 +67,8 @@ _SETTINGS = (
     *((f"fetch.fsck.{message}", "ignore") for message in _TOLERATED),
     # a small fetch becomes a pack as well
     ("fetch.unpackLimit", "1"),
+    # they take time to make, and a mirror is cloned from now and then only
+    ("repack.writeBitmaps", "false"),
     ("submodule.recurse", "false"),
 )
 
@@ -112,6 +114,11 @@ PROBLEMS = (
         "certificate",
         r"ssl certificate problem|certificate verif|server certificate",
         "its TLS certificate could not be verified. Set SSL_CERT_FILE to the certificates of your network.",
+    ),
+    _problem(
+        "damaged",
+        r"corruption on the remote side",
+        "the remote's own copy is damaged. Its owner has to mend it.",
     ),
     _problem(
         "unreachable",

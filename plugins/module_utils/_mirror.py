@@ -292,7 +292,7 @@ class _Work:
             reasons.append("its settings differ")
         if not all(self._kept(name) for name in (commit, *self.also) if name):
             reasons.append("a commit that is asked for is missing")
-        if not _is_packed(self.place) or not (self.place / KEEP).exists():
+        if not _one_pack(self.place) or _loose_refs(self.place) or not (self.place / KEEP).exists():
             reasons.append("not packed yet")
         if self.repository.lfs and commit and _lfs.missing(self.store(), commit, self.about):
             reasons.append("LFS objects are missing")
@@ -378,8 +378,9 @@ class _Work:
             store.write("update-ref", "--no-deref", "HEAD", commit, about=self.about)
         if self.repository.lfs:
             _lfs.fetch(store, commit, self.about)
-        if not _is_packed(place):
+        if not _one_pack(place):
             store.write("repack", "-a", "-d", "-n", "--quiet", about=self.about)
+        if _loose_refs(place):
             store.write("pack-refs", "--all", "--prune", about=self.about)
         if plan.stale:
             # every object that a ref needs, blobs included
@@ -432,12 +433,16 @@ def _peeled(store: Git | None, name: str) -> str | None:
     return store.test("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") if store else None
 
 
-def _is_packed(place: Path) -> bool:
-    """Return whether a mirror is one pack and one file of refs, with nothing left over by a run that was killed."""
-    packs = [path.name for path in (place / "objects" / "pack").iterdir()]
+def _one_pack(place: Path) -> bool:
+    """Return whether a mirror's objects are one pack, with nothing beside it that a killed git left over."""
+    names = [path.name for path in (place / "objects" / "pack").iterdir()]
     loose = any(len(path.name) == 2 for path in (place / "objects").iterdir())
-    refs = any(path.is_file() and path != place / KEEP for path in (place / "refs").rglob("*"))
-    return not loose and not refs and sum(name.endswith(".pack") for name in packs) == 1 and all(name.startswith("pack-") for name in packs)
+    return not loose and sum(name.endswith(".pack") for name in names) == 1 and all(name.startswith("pack-") for name in names)
+
+
+def _loose_refs(place: Path) -> bool:
+    """Return whether a mirror has refs that are files of their own."""
+    return any(path.is_file() and path != place / KEEP for path in (place / "refs").rglob("*"))
 
 
 def _sweep(place: Path) -> None:

@@ -70,6 +70,8 @@ def rewrites(upstream: Upstream) -> Rewrites:
         ("fatal: unable to access 'https://x/': SSL certificate problem: self-signed certificate", "certificate"),
         ("fatal: write error: No space left on device", "full"),
         ("error: object 12 is corrupt\nfatal: bad object HEAD", "damaged"),
+        ("remote: aborting due to possible repository corruption on the remote side.\nfatal: early EOF", "damaged"),
+        ("error: object 12: gitmodulesUrl: disallowed submodule url: --x\nfatal: fsck error in packed object", "refused"),
         ("fatal: something new", "other"),
     ],
 )
