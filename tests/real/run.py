@@ -138,11 +138,17 @@ class Run:
         node = {
             "ansible_host": NODE,
             "ansible_user": "root",
+            "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_private_key_file": str(state / "key"),
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
             "rlinf_prefix": "/opt/rlinf-real",
         }
-        bastion = {"ansible_connection": "local", "rlinf_bundle_dir": str(self.bundle), "rlinf_prefix": str(self.work / "prefix")}
+        bastion = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "rlinf_bundle_dir": str(self.bundle),
+            "rlinf_prefix": str(self.work / "prefix"),
+        }
         data = {
             "all": {
                 "vars": common,
