@@ -26,7 +26,7 @@ NAMED = 20
 """How many names of files a result holds of each kind."""
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]
     """Documented in plugins/modules/rlinf_push.py."""
 
     TRANSFERS_FILES = False
@@ -60,21 +60,24 @@ class ActionModule(ActionBase):
         if not here:
             if seen.sealed:
                 return self._result(reason=f"the node has a bundle of its own, and the bastion has none at {bundle.root}")
-            raise BundleError(f"There is no bundle at {bundle.root}. Run the playbook rlinf.offline.download, or correct rlinf_bundle_dir of the bastion.")
+            raise BundleError(
+                f"There is no bundle at {bundle.root}. Run the playbook rlinf.offline.download, or correct rlinf_bundle_dir of the bastion."
+            )
         if not seen.rsync:
             raise BundleError(f"rsync is not there on {self._host}. Install rsync on the node.")
         names = manifest_files(bundle)
         transfer = self._copy(bundle, destination, names, local, bandwidth, check)
         extra = sorted(seen.files - set(names))
-        return self._result(transfer, check=check, extra=extra, reason=self._reason(transfer, extra))
+        return self._result(transfer, extra=extra, reason=self._reason(transfer, extra))
 
     @property
     def _host(self) -> str:
         return str(self._play_context.remote_addr)
 
     def _result(
-        self, transfer: Transfer = Transfer(), *, check: bool = False, reason: str, shared: bool = False, extra: list[str] | None = None  # noqa: B008
+        self, transfer: Transfer | None = None, *, reason: str, shared: bool = False, extra: list[str] | None = None
     ) -> dict[str, Any]:
+        transfer = transfer or Transfer()
         names = sorted(transfer.sent)
         result: dict[str, Any] = {
             "changed": bool(names),
@@ -92,14 +95,18 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _reason(transfer: Transfer, extra: list[str]) -> str:
-        said = f"{len(transfer.sent)} files ({size_text(transfer.bytes)}) were missing or differed" if transfer.sent else "everything is there"
+        said = (
+            f"{len(transfer.sent)} files ({size_text(transfer.bytes)}) were missing or differed" if transfer.sent else "everything is there"
+        )
         return f"{said}; {len(extra)} are of a former bundle" if extra else said
 
     def _look(self, script: str) -> Seen:
         """Ask the node what it has, with one command over Ansible's own connection: an unreachable node is reported as any other."""
         said = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", sudoable=True)
         if said["rc"]:
-            raise BundleError(f"The directory of the bundle on {self._host} cannot be used: {said['stderr'].strip() or said['stdout'].strip()}")
+            raise BundleError(
+                f"The directory of the bundle on {self._host} cannot be used: {said['stderr'].strip() or said['stdout'].strip()}"
+            )
         return Seen.parse(said["stdout"].splitlines())
 
     def _copy(self, bundle: Bundle, destination: Path, names: list[str], local: bool, bandwidth: int, check: bool) -> Transfer:
@@ -125,7 +132,11 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(
                 f"{self._host} is reached with a password, which rsync cannot use. Give a key (ansible_ssh_private_key_file) or use an ssh agent."
             )
-        arguments = [word for option in ("ssh_args", "ssh_common_args", "ssh_extra_args") for word in shlex.split(connection.get_option(option) or "")]
+        arguments = [
+            word
+            for option in ("ssh_args", "ssh_common_args", "ssh_extra_args")
+            for word in shlex.split(connection.get_option(option) or "")
+        ]
         return Ssh(
             host=connection.get_option("host") or self._host,
             executable=connection.get_option("ssh_executable") or "ssh",
@@ -143,7 +154,9 @@ class ActionModule(ActionBase):
         if become is None:
             return None
         if become.name.rpartition(".")[2] != "sudo":
-            raise AnsibleActionFail(f"The bundle is pushed with become by sudo only, not by {become.name}. Push as a user who may write there.")
+            raise AnsibleActionFail(
+                f"The bundle is pushed with become by sudo only, not by {become.name}. Push as a user who may write there."
+            )
         user = become.get_option("become_user") or "root"
         return "sudo -n rsync" if user == "root" else f"sudo -n -u {shlex.quote(user)} rsync"
 

@@ -54,7 +54,9 @@ def rlinf_mirrors(
         seen.update(target.repositories)
     for name in further:
         if name not in parsed.repositories:
-            raise CatalogError(f"rlinf_mirror_repositories: there is no repository {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name.")
+            raise CatalogError(
+                f"rlinf_mirror_repositories: there is no repository {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
+            )
     named = [parsed.repositories[name] for name in dict.fromkeys(further) if name not in seen]
     if named:
         groups.setdefault((None, False), []).extend(named)

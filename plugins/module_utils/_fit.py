@@ -24,6 +24,8 @@ UNPACKED = 3.2
 """Bytes on disk, uv's cache and the environment together, for a byte of wheels (13 GB for 4.2 GB of openvla)."""
 FILES_PER_PACKAGE = 800
 """Inodes that a package takes in cache and environment together (openvla: 100,000 files of 274 packages in each, most of them shared)."""
+RELOCK = "Set rlinf_platform to what the nodes have, and lock it anew (rlinf_update)."
+ROOM = "Make room, or set rlinf_prefix."
 _PLATFORM = re.compile(r"(?P<machine>\w+?)-manylinux_(?P<glibc>\d+_\d+)\Z")
 
 
@@ -121,7 +123,9 @@ def interpreters(node: Mapping[str, Any], wanted: str) -> list[str]:
     return [python["path"] for python in usable if python["version"] == wanted or python["version"].startswith(f"{wanted}.")]
 
 
-def misfits(node: Mapping[str, Any], bundle: Offer, targets: Sequence[Target], python: str | Mapping[str, str], *, remote: bool) -> list[Misfit]:
+def misfits(
+    node: Mapping[str, Any], bundle: Offer, targets: Sequence[Target], python: str | Mapping[str, str], *, remote: bool
+) -> list[Misfit]:
     """Return everything that keeps a node from taking its targets out of a bundle.
 
     :param node: what ``rlinf_node_info`` found.
@@ -148,11 +152,19 @@ def _bundle(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
 def _system(node: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
     for need in needs:
         if need.machine and need.machine != node["architecture"]:
-            yield Misfit("architecture", f"{node['architecture']}, but {need.target} is for {need.machine}", "Set rlinf_platform and lock it anew (rlinf_update).")
+            yield Misfit(
+                "architecture",
+                f"{node['architecture']}, but {need.target} is for {need.machine}",
+                RELOCK,
+            )
         if node["glibc"] is None:
             yield Misfit("C library", "not glibc", "The packages are built for glibc: use another image.")
         elif version_key(node["glibc"]) < version_key(need.glibc):
-            yield Misfit("glibc", f"{node['glibc']}, but {need.target} needs {need.glibc}", "Set rlinf_platform to an older one and lock it anew (rlinf_update).")
+            yield Misfit(
+                "glibc",
+                f"{node['glibc']}, but {need.target} needs {need.glibc}",
+                RELOCK,
+            )
 
 
 def _pythons(node: Mapping[str, Any], targets: Iterable[Target], setting: str | Mapping[str, str]) -> Iterator[Misfit]:
@@ -160,8 +172,12 @@ def _pythons(node: Mapping[str, Any], targets: Iterable[Target], setting: str | 
         wanted = python_for(target, setting)
         # a path is judged where it is used
         if not os.path.isabs(wanted) and not interpreters(node, wanted):
-            found = ", ".join(f"{python['path']} {python.get('version', '')}".strip() for python in node["pythons"]) or "none of this version"
-            yield Misfit(f"Python {wanted}", f"{found}; {target.name} needs it", f"Install python{wanted}, or give its path by rlinf_python.")
+            found = (
+                ", ".join(f"{python['path']} {python.get('version', '')}".strip() for python in node["pythons"]) or "none of this version"
+            )
+            yield Misfit(
+                f"Python {wanted}", f"{found}; {target.name} needs it", f"Install python{wanted}, or give its path by rlinf_python."
+            )
 
 
 def _driver(gpus: Mapping[str, Any]) -> Iterator[Misfit]:
@@ -192,11 +208,19 @@ def _room(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
             yield Misfit(f"{name} directory", place["problem"], f"See to {place['path']} on the node.")
             continue
         if not place["writable"]:
-            yield Misfit(f"{name} directory", f"{place['path']} cannot be written by this user", f"Set rlinf_{'prefix' if name == 'prefix' else 'bundle_dir'}.")
+            yield Misfit(
+                f"{name} directory",
+                f"{place['path']} cannot be written by this user",
+                f"Set rlinf_{'prefix' if name == 'prefix' else 'bundle_dir'}.",
+            )
         if place["free_bytes"] < size:
-            yield Misfit("disk", f"{size_text(place['free_bytes'])} free at {place['mount']}, about {size_text(size)} needed", "Make room, or set rlinf_prefix.")
+            yield Misfit(
+                "disk",
+                f"{size_text(place['free_bytes'])} free at {place['mount']}, about {size_text(size)} needed",
+                ROOM,
+            )
         if place["free_inodes"] is not None and place["free_inodes"] < count:
-            yield Misfit("inodes", f"{place['free_inodes']} free at {place['mount']}, about {count} needed", "Make room, or set rlinf_prefix.")
+            yield Misfit("inodes", f"{place['free_inodes']} free at {place['mount']}, about {count} needed", ROOM)
 
 
 def rows(found: Iterable[Misfit]) -> list[dict[str, str]]:
@@ -213,4 +237,4 @@ def table(nodes: Mapping[str, Sequence[Mapping[str, str]] | None]) -> list[str]:
     if len(cells) == 1:
         return []
     widths = [min(60, max(len(row[column]) for row in cells)) for column in range(3)]
-    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[3]]) for row in cells]
+    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in cells]

@@ -152,7 +152,9 @@ def manifest_files(bundle: Bundle) -> list[str]:
     names = sorted(read_manifest(bundle)["files"])
     missing = [name for name in names if not os.path.lexists(bundle.root / name)]
     if missing:
-        raise BundleError(f"The bundle {bundle.root} lacks {len(missing)} files of its manifest ({missing[0]}, …). Run the playbook rlinf.offline.download.")
+        raise BundleError(
+            f"The bundle {bundle.root} lacks {len(missing)} files of its manifest ({missing[0]}, …). Run the playbook rlinf.offline.download."
+        )
     return names
 
 

@@ -20,7 +20,15 @@ from typing import Any
 from ansible_collections.rlinf.offline.plugins.module_utils import _pylock, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, remove, sha256_bytes, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import (
+    atomic_write,
+    json_bytes,
+    read_json,
+    remove,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQUIREMENTS
@@ -66,7 +74,9 @@ class Requirements:
             if not content:
                 continue
             if content.startswith("-"):
-                raise CatalogError(f"rlinf_runtime_requirements: the option {content.split()[0]} has no place there. List requirements only.")
+                raise CatalogError(
+                    f"rlinf_runtime_requirements: the option {content.split()[0]} has no place there. List requirements only."
+                )
             lines[_HASH.sub("", content).strip()] = frozenset(_HASH.findall(content))
         if not lines:
             raise CatalogError("rlinf_runtime_requirements lists nothing.")
@@ -97,7 +107,7 @@ def choose(requirements: Requirements, platform: _wheel.Platform, uv: Uv) -> lis
         listed.write_text("".join(f"{line}\n" for line in requirements.lines), encoding="utf-8")
         options = ["--quiet", "--no-deps", "--no-header", "--no-annotate", "--only-binary", ":all:", "--format", "pylock.toml"]
         machine = ["--python", sys.executable, "--python-version", OLDEST_PYTHON, "--python-platform", str(platform)]
-        arguments = ["pip", "compile", *options, *machine, listed, "--output-file", output]
+        arguments: list[str | os.PathLike[str]] = ["pip", "compile", *options, *machine, listed, "--output-file", output]
         uv.run(arguments, what="asking the index for the nodes' tools", cwd=Path(scratch))
         packages = _pylock.read(output)["packages"]
     tags = _wheel.supported_tags(OLDEST_PYTHON, platform)
@@ -116,9 +126,13 @@ def _tool(package: Mapping[str, Any], tags: list[Any], allowed: frozenset[str]) 
     wheel = next((wheel for wheel in wheels if wheel.filename == best), None)
     name, version = package["name"], package["version"]
     if wheel is None:
-        raise BundleError(f"{name} {version}: the index offers no wheel that fits the nodes. Set rlinf_platform, or use an index that has it.")
+        raise BundleError(
+            f"{name} {version}: the index offers no wheel that fits the nodes. Set rlinf_platform, or use an index that has it."
+        )
     if allowed and wheel.sha256 not in allowed:
-        raise BundleError(f"{wheel.filename} of the index has the sha256 {wheel.sha256}, which rlinf_runtime_requirements does not list. Use an index that serves the original.")
+        raise BundleError(
+            f"{wheel.filename} of the index has the sha256 {wheel.sha256}, which is not listed. Use an index that serves the original."
+        )
     return Tool(name, version, wheel.filename, wheel.url, wheel.sha256, wheel.size)
 
 

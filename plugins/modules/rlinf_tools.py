@@ -138,6 +138,7 @@ def wheels(module: AnsibleModule, bundle: Bundle) -> list[dict[str, Any]]:
     """Bring the wheels; the index is asked only when the requirements are others than those recorded."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _tools
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
+    from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQUIREMENTS
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
     params = module.params
@@ -148,7 +149,7 @@ def wheels(module: AnsibleModule, bundle: Bundle) -> list[dict[str, Any]]:
         return [_result(line, True, "absent", "would be fetched") for line in requirements.lines]
     tools = [_tools.Tool(**wheel) for wheel in known["wheels"]] if same else _tools.choose(requirements, platform, uv_of(params, bundle))
     present = {tool.filename for tool in tools if tool.present(bundle)}
-    listed = bundle.tools / _tools.REQUIREMENTS
+    listed = bundle.tools / REQUIREMENTS
     written = listed.is_file() and listed.read_text(encoding="utf-8") == _tools.requirements_text(tools)
     if not module.check_mode and (len(present) < len(tools) or not same or not written):
         _tools.gather(bundle, tools, Fetcher(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"], params["jobs"]))
@@ -181,7 +182,9 @@ def archive(root: Path, bundle: Bundle, *, check: bool) -> dict[str, Any]:
     there = place.is_file() and sha256_file(place) == sha256_bytes(content)
     if not there and not check:
         atomic_write(place, content)
-    return _result(ARCHIVE, not there, "absent" if check and not there else "present", "there before" if there else "other files", len(content))
+    return _result(
+        ARCHIVE, not there, "absent" if check and not there else "present", "there before" if there else "other files", len(content)
+    )
 
 
 def _result(name: str, changed: bool, state: str, reason: str, size: int | None = None) -> dict[str, Any]:
