@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench build changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ bench: real ## The figures of docs/benchmarks.md: they are taken by make real
 
 build: setup ## The collection's archive into build/
 	$(venv)/ansible-galaxy collection build --force --output-path build
+
+docs: setup ## The roles' READMEs and docs/variables.md out of their argument specs
+	$(venv)/python -m tests.tools.role_readmes
 
 changelog: setup ## CHANGELOG.rst out of changelogs/fragments, when a version is released
 	$(venv)/antsibull-changelog release
