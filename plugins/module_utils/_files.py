@@ -131,10 +131,10 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | 
                 with contextlib.suppress(PermissionError):
                     os.fchown(stream.fileno(), *owner)
             os.fchmod(stream.fileno(), mode)
+            if mtime_ns is not None:
+                os.utime(stream.fileno(), ns=(mtime_ns, mtime_ns))
             checkpoint(f"fsync {path.name}")
             os.fsync(stream.fileno())
-        if mtime_ns is not None:
-            os.utime(temporary, ns=(mtime_ns, mtime_ns))
         rename(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
