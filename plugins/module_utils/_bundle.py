@@ -306,9 +306,11 @@ def origins(bundle: Bundle) -> Callable[[str, str | None], str | None]:
                 pinned = f"git+{without_userinfo(url)}@{commit}" + (f"#subdirectory={subdirectory}" if subdirectory else "")
                 by_path[package["path"]] = pinned if commit else without_userinfo(url)
     mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in _record(bundle, "repositories.json").items()}
+    unpacked = {f"{bundle.assets.name}/{dest}": without_userinfo(record["url"]) for dest, record in _record(bundle, "assets.json").items()}
 
     def origin(path: str, digest: str | None) -> str | None:
-        return mirrors.get(mirror_of(path) or "") or by_path.get(path) or by_digest.get(digest or "")
+        asset = next((unpacked[str(parent)] for parent in PurePosixPath(path).parents if str(parent) in unpacked), None)
+        return mirrors.get(mirror_of(path) or "") or by_path.get(path) or asset or by_digest.get(digest or "")
 
     return origin
 

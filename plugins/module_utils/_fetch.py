@@ -97,6 +97,8 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._guard = threading.Lock()
+        self._writing = threading.Lock()
+        self._version = self._written = 0
         try:
             known = read_json(path, FetchError)
             self._known = {str(url): Record(**record) for url, record in known.items()}
@@ -115,10 +117,18 @@ class Records:
         """Remember *record* for *url*."""
         key = without_userinfo(url)
         with self._guard:
-            if self._known.get(key) != record:
-                self._known[key] = record
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self.path, {name: asdict(value) for name, value in self._known.items()})
+            if self._known.get(key) == record:
+                return
+            self._known[key] = record
+            self._version = mine = self._version + 1
+        with self._writing:
+            if self._written >= mine:
+                return  # the write before this one came late enough to hold it: one serves all that wait
+            with self._guard:
+                known, version = {name: asdict(value) for name, value in self._known.items()}, self._version
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, known)
+            self._written = version
 
 
 class Fetcher:

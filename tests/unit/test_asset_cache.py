@@ -110,6 +110,16 @@ def test_quad(tmp_path: Path, upstream: Upstream, run_module: Run, tree_hash: An
     assert content(tree_hash(tmp_path / "bundle", mtimes=True)) == content(after)
 
 
+def test_the_manifest_knows_where_assets_come_from(tmp_path: Path, upstream: Upstream, run_module: Run) -> None:
+    run_module("rlinf_asset_cache", arguments(tmp_path, upstream))
+    run_module("rlinf_bundle", {"bundle_dir": str(tmp_path / "bundle"), "state": "sealed"})
+    files = json.loads((tmp_path / "bundle/bundle.json").read_text())["files"]
+    origins = {path: entry["origin"] for path, entry in files.items() if path.startswith("assets/")}
+    assert len(origins) == 5
+    assert all(origin == f"https://host.example/{name}" for name in DESTS for path, origin in origins.items() if DESTS[name] in path)
+    assert not any(path.startswith(".cache") or path.endswith(".part") for path in files)
+
+
 @pytest.mark.parametrize("damage", ["emptied", "removed", "shortened", "added"])
 def test_a_damaged_tree_is_mended_without_network(tmp_path: Path, upstream: Upstream, run_module: Run, tree_hash: Any, damage: str) -> None:
     args = arguments(tmp_path, upstream, ROBOT)
