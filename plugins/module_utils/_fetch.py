@@ -39,8 +39,10 @@ CHUNK = 1 << 16
 """Bytes read from the network at a time."""
 SLOWEST = 1024
 """Bytes a second; a transfer that stays below it for the whole time limit makes no progress."""
-ATTEMPTS = 6
+ATTEMPTS = 10
 """How often one is made again without a byte of progress before a file is given up."""
+LONGEST_PAUSE = 8.0
+"""Seconds between two attempts at most, unless the server asks for more."""
 STARTS = 5
 """How often a file may be started over."""
 REDIRECTS = 10
@@ -528,7 +530,8 @@ class _Transfer:
         :raises FetchError: there were enough of them, or the time is over.
         """
         self.failures = 0 if progress else self.failures + 1
-        delay = 0.0 if progress else self.fetcher.backoff * 2 ** (self.failures - 1) * random.uniform(0.5, 1.0)
+        pause = min(self.fetcher.backoff * 2 ** (self.failures - 1), LONGEST_PAUSE)
+        delay = 0.0 if progress else pause * random.uniform(0.5, 1.0)
         delay = max(delay, trouble.wait)
         if self.failures >= ATTEMPTS:
             raise self._error(f"{trouble}; given up after {self.failures} attempts. {_AGAIN}")

@@ -267,7 +267,7 @@ def test_a_server_that_drips_makes_no_progress(place: Path) -> None:
 def test_nobody_listens(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(FetchError, match="Connection refused; given up after 6 attempts"):
+    with pytest.raises(FetchError, match="Connection refused; given up after 10 attempts"):
         fetcher().fetch(Download(f"http://127.0.0.1:{port}/a.bin", place))
 
 
