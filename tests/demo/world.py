@@ -512,7 +512,7 @@ def get_libero_path(name):
 def _rlinf(requires_python: str) -> dict[str, str]:
     """Return RLinf: its pyproject with the shape of release/v0.1, its requirement files byte for byte."""
     return {
-        ".gitignore": "__pycache__/\n.venv/\nuv.lock\n",
+        ".gitignore": "__pycache__/\n.venv\nuv.lock\n",
         "README.md": "# RLinf\n",
         "pyproject.toml": _RLINF_PYPROJECT.replace("@requires-python@", requires_python),
         "rlinf/__init__.py": "__version__ = '0.1.0'\n",
