@@ -253,7 +253,7 @@ class _Work:
         elif stale:
             reasons.append(f"{stale} branches or tags differ upstream")
         if exists and commit != old:
-            reasons.append(f"HEAD moves from {old[:12] or 'a branch'} to {(commit or 'the newest commit')[:12]}")
+            reasons.append(f"HEAD moves from {old[:12] or 'a branch'} to {commit[:12]}" if commit else f"HEAD may move from {old[:12]}")
         if exists and not reasons:
             reasons += self._unfinished(commit)
         return _Plan(refs, exists, bool(stale), commit, old, tuple(reasons))

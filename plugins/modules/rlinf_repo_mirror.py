@@ -61,7 +61,7 @@ options:
 requirements:
   - git 2.32 or newer
   - GitPython
-  - git-lfs, for repositories with RV(ignore:lfs)
+  - git-lfs, for repositories with O(repos[].lfs)
 """
 
 EXAMPLES = r"""
@@ -76,13 +76,24 @@ EXAMPLES = r"""
       - name: LIBERO
         url: https://github.com/RLinf/LIBERO.git
 
-- name: Let frozen commits move, by way of a mirror of GitHub
+- name: Let its frozen commit move, by way of a mirror of GitHub
   rlinf.offline.rlinf_repo_mirror:
     bundle_dir: /srv/bundle
     update: true
     url_rewrites:
       https://github.com/: https://git.example/github/
-    repos: "{{ rlinf_catalog.repositories | dict2items(key_name='name') | map('combine') }}"
+    repos:
+      - name: LIBERO
+        url: https://github.com/RLinf/LIBERO.git
+
+- name: Mirror a private repository with its submodules, by the SSH agent of the bastion
+  rlinf.offline.rlinf_repo_mirror:
+    bundle_dir: /srv/bundle
+    repos:
+      - name: policies
+        url: git@github.com:example/policies.git
+        version: v1.2
+        submodules: true
 """
 
 RETURN = r"""
