@@ -20,6 +20,7 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
 
     Credentials in the arguments' URLs are masked wherever they would come out, ``invocation`` included.
+    What the result holds under ``warnings`` is shown as such.
     An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
     """
     module.no_log_values |= secrets(module.params)
@@ -33,6 +34,8 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
             msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again."
         )
     else:
+        for warning in result.pop("warnings", ()):
+            module.warn(warning)
         module.exit_json(**result)
 
 

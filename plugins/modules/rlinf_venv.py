@@ -161,9 +161,9 @@ removed:
   elements: str
   returned: O(state=present)
 after_push:
-  description: In check mode, that the bundle is not there yet, so that what would be done is known only after it is pushed.
+  description: In check mode, that the bundle or a working copy is not there yet, so that what would be done is known only later.
   type: bool
-  returned: in check mode, if the bundle is not there
+  returned: in check mode, if one of them is not there
 verified:
   description: How many packages were verified.
   type: int
@@ -232,8 +232,9 @@ def present(module: AnsibleModule) -> dict[str, Any]:
 
     params = module.params
     lock = Path(params["lock"]).absolute()
-    if module.check_mode and not lock.is_file():
-        return {"changed": True, "reason": f"would install after push: {lock} is not there yet", "after_push": True}
+    missing = [path for path in (str(lock), *(editable["path"] for editable in params["editables"])) if not Path(path).exists()]
+    if module.check_mode and missing:
+        return {"changed": True, "reason": f"would install when it is there: {', '.join(missing)}", "after_push": True}
     venv = venv_of(module)
     interpreter = find_python(params["python"], venv.uv)
     wanted = Wanted(effective_lock(lock, params["editables"]), interpreter, params["exports"], params["imports"], params["exact"])
