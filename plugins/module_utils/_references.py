@@ -13,7 +13,6 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -99,16 +98,26 @@ class Reference:
 
 @dataclass(frozen=True)
 class _Chars:
-    """A text that was put together from pieces of another: the offset there of each character."""
+    """A text that was put together from pieces of another: where in that one each character stands, as start and end offset."""
 
     text: str
-    offsets: Sequence[int]
+    places: Sequence[tuple[int, int]]
+
+    @classmethod
+    def plain(cls, text: str, pieces: Iterable[range]) -> _Chars:
+        """Put together these pieces of *text*, in which each character stands for itself."""
+        places = [(offset, offset + 1) for piece in pieces for offset in piece]
+        return cls("".join(text[start] for start, _end in places), places)
 
     def spans(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
         """Return where the characters from *start* to *end* come from, as few spans as possible."""
-        runs = groupby(enumerate(self.offsets[start:end]), lambda item: item[1] - item[0])
-        found = [[offset for _number, offset in run] for _difference, run in runs]
-        return tuple((run[0], run[-1] + 1) for run in found)
+        found: list[tuple[int, int]] = []
+        for first, last in self.places[start:end]:
+            if found and found[-1][1] == first:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
+        return tuple(found)
 
 
 def decode(data: bytes) -> Source:
@@ -195,7 +204,7 @@ def rewrite_pyproject(text: str, replacements: Sequence[tuple[Reference, str]]) 
     bases = {(reference.url, reference.ref): base for reference, base in replacements}
     for place in _places(document):
         value = place.value
-        for reference in _at_place(place, _Chars(value, range(len(value))), value):
+        for reference in _at_place(place, _Chars.plain(value, [range(len(value))]), value):
             if (reference.url, reference.ref) in bases:
                 place.container[place.key] = rewrite(value, [(reference, bases[reference.url, reference.ref])])
     if _parse(result) != document:
@@ -224,10 +233,9 @@ def _logical_lines(text: str) -> Iterator[_Chars]:
 
 
 def _without_comment(text: str, pieces: Iterable[range]) -> _Chars:
-    offsets = [offset for piece in pieces for offset in piece]
-    joined = "".join(text[offset] for offset in offsets)
-    kept = _COMMENT.sub("", joined)
-    return _Chars(kept, offsets[: len(kept)])
+    joined = _Chars.plain(text, pieces)
+    kept = _COMMENT.sub("", joined.text)
+    return _Chars(kept, joined.places[: len(kept)])
 
 
 def _at_place(place: _Place, chars: _Chars, text: str) -> list[Reference]:
@@ -325,11 +333,11 @@ def _toml_strings(text: str) -> Iterator[_Token]:
         width = 3 if token[0][:3] in ('"""', "'''") and len(token[0]) >= 6 else 1
         start, end = token.start() + width, token.end() - width
         if token[0][0] == "'":
-            chars = _Chars(text[start:end], range(start, end))
+            chars = _Chars.plain(text, [range(start, end)])
         else:
-            decoded = [(_decoded(part), part.start()) for part in _TOML_CHARACTER.finditer(text, start, end)]
-            kept = [(character, offset) for character, offset in decoded if character]
-            chars = _Chars("".join(character for character, _ in kept), [offset for _, offset in kept])
+            decoded = [(_decoded(part), part.span()) for part in _TOML_CHARACTER.finditer(text, start, end)]
+            kept = [(character, span) for character, span in decoded if character]
+            chars = _Chars("".join(character for character, _ in kept), [span for _, span in kept])
         yield _Token(token.start(), token.end(), chars)
 
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Killing a piece of work at a checkpoint, in a process of its own that need not start an interpreter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import KILL_AT
+
+
+def killed_at(number: int, work: Callable[[], object]) -> bool:
+    """Run *work* in a child that dies at the checkpoint of this number; return whether there was one."""
+    child = os.fork()
+    if child == 0:
+        os.environ[KILL_AT] = str(number)
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"the work failed with status {status}"
+    return status != 0
