@@ -27,8 +27,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ROOT / "tests" / "hosts" / "hosts.sh"
-NODE = "198.18.0.11"
 TARGET = "openvla"
+PREFIX = "/opt/rlinf-real"
 CUT_OFF = "2025-12-23T00:00:00Z"
 # what only GitHub's releases and Hugging Face have
 LEFT_OUT = ["flash-attn-cu12torch2.6-cp311", "maniskill-bridge", "maniskill-widowx250s", "sapien-physx"]
@@ -131,17 +131,17 @@ class Run:
 
     # -- ours ---------------------------------------------------------------------------------------------------------------------
 
-    def inventory(self, state: Path) -> Path:
-        """Write the inventory that the playbooks of this run use."""
+    def inventory(self, state: Path, address: str = "") -> Path:
+        """Write the inventory that the playbooks of this run use; the node's *address* is known once it is up."""
         rewrites = {"https://github.com/": f"file://{self.upstream}/github.com/"} if self.upstream else {}
         common = {"rlinf_targets": [TARGET], "rlinf_leave_out": LEFT_OUT, "rlinf_url_rewrites": rewrites, "rlinf_python": str(self.python)}
         node = {
-            "ansible_host": NODE,
+            "ansible_host": address,
             "ansible_user": "root",
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_private_key_file": str(state / "key"),
-            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
-            "rlinf_prefix": "/opt/rlinf-real",
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={state}/known_hosts",
+            "rlinf_prefix": PREFIX,
         }
         bastion = {
             "ansible_connection": "local",
@@ -171,8 +171,7 @@ class Run:
 
     def ssh(self, state: Path, script: str, *, check: bool = True) -> str:
         """Run a shell script on the node."""
-        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        return self.call("ssh", "-i", state / "key", *options, f"root@{NODE}", script, check=check)
+        return self.call(HOSTS, "ssh", state, "node1", script, check=check)
 
     def folder(self) -> Path:
         """Return the folder of the target's lock in the bundle."""
@@ -194,7 +193,7 @@ class Run:
             "import importlib.metadata as m, json, re\n"
             "print(json.dumps({re.sub(r'[-_.]+', '-', d.metadata['Name']).lower(): [d.version, d.read_text('direct_url.json')] for d in m.distributions()}))"
         )
-        found = json.loads(self.ssh(state, f'/opt/rlinf-real/venvs/{TARGET}/bin/python -I -c "{script}"'))
+        found = json.loads(self.ssh(state, f'{PREFIX}/venvs/{TARGET}/bin/python -I -c "{script}"'))
         editables = {item["package"] for item in lock["editables"]}
         installed = {name: version for name, (version, _direct) in found.items() if name not in editables}
         different = sorted(set(wanted.items()) ^ set(installed.items()))
@@ -207,9 +206,9 @@ class Run:
 
     def peer_sync(self, state: Path) -> None:
         """Time ``uv pip sync`` alone on the node, from the same wheelhouse, with an empty cache; then remove what it made."""
-        peer = "/opt/rlinf-real/peer"
-        uv = "/opt/rlinf-real/tools/uv"
-        lock = f"/opt/rlinf-real/bundle/targets/{self.folder().parent.name}/{TARGET}/pylock.{TARGET}.toml"
+        peer = f"{PREFIX}/peer"
+        uv = f"{PREFIX}/tools/uv"
+        lock = f"{PREFIX}/bundle/targets/{self.folder().parent.name}/{TARGET}/pylock.{TARGET}.toml"
         env = f"env UV_CACHE_DIR={peer}/cache UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1"
         self.ssh(state, f"mkdir -p {peer} && {env} {uv} venv -q --python {self.python} {peer}/venv")
         self.cold()
@@ -237,9 +236,11 @@ class Run:
             len(manifest["files"]),
             sum(item["size"] for item in manifest["files"].values()),
         )
-        self.call(HOSTS, "up", "1", state, env={"DISK": "48G"})
+        # the node must not see what the bastion has; the interpreter it uses must be there all the same
+        self.call(HOSTS, "up", "1", state, env={"DISK": "48G", "HIDE": f"{self.work}:{Path.home()}", "SHOW": str(self.python.parents[1])})
         try:
-            self.on_host(state, inventory)
+            address = self.call(HOSTS, "list", state).split()[1]
+            self.on_host(state, self.inventory(state, address))
         finally:
             self.call(HOSTS, "down", state)
 
@@ -256,9 +257,9 @@ class Run:
         self.compare_installed(state)
         self.timed("verify", lambda: self.play("verify", inventory))
         self.timed("restore", lambda: self.play("restore", inventory, "-e", "rlinf_restore_confirm=true"))
-        status = self.ssh(state, "git -c safe.directory='*' -C /opt/rlinf-real/src/RLinf status --porcelain")
+        status = self.ssh(state, f"git -c safe.directory='*' -C {PREFIX}/src/RLinf status --porcelain")
         self.figures["git status after restore, lines"] = len(status.splitlines())
-        self.figures["disk of the node's prefix, GB"] = round(int(self.ssh(state, "du -sb /opt/rlinf-real | cut -f1")) / 1e9, 1)
+        self.figures["disk of the node's prefix, GB"] = round(int(self.ssh(state, f"du -sb {PREFIX} | cut -f1")) / 1e9, 1)
 
     def report(self) -> str:
         """Return the figures as a section of docs/benchmarks.md."""
