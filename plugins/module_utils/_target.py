@@ -9,12 +9,12 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _worktrees
+from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _patch, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, diff, perform
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Target
@@ -110,9 +110,9 @@ class Plan:
 
     @property
     def sources(self) -> dict[str, int]:
-        """How many worktrees and assets come from where."""
+        """How many worktrees and assets come from where; *remote* counts the references without a local copy too."""
         origin = {"existing": "existing", "remote fallback": "remote"}
-        found = [origin.get(action.state, "bundle") for action in self.actions if action.kind in ("worktree", "asset")]
+        found = [origin.get(action.state, "bundle") for action in self.actions if action.kind in ("worktree", "asset", "reference")]
         return {name: found.count(name) for name in ("bundle", "existing", "remote")}
 
 
@@ -151,7 +151,9 @@ class _Planner:
         drift = [] if trees[0].changed else drifted(wanted.project, lock["files"])
         if drift and not wanted.allow_drift:
             self.problems.append(_drift_text(wanted, drift))
+        patching = None if any(tree.changed for tree in trees) else self._try(self._patching)
         others = [*self._each(self._asset, wanted.assets), *self._links(), *self._each(self._file, target.files.items())]
+        others += [self._fallback(found) for found in patching.fallbacks] if patching else []
         exports = self._try(lambda: expand_exports(target.exports, self.text))
         self._raise_problems()
         state = self._state(lock, trees, others)
@@ -167,6 +169,7 @@ class _Planner:
             drift=drift,
             state=state,
             former=self.former,
+            messages=[asdict(message) for message in patching.messages] if patching else [],
             warnings=[*warnings, *([_drift_text(wanted, drift)] if drift else [])],
         )
 
@@ -223,6 +226,25 @@ class _Planner:
     def _file(self, item: tuple[str, str]) -> Action:
         path, text = item
         return plan_file(Path(self.text.expand(path, "files")), self.text.expand(text, f"files: {path}"), self.wanted.node.prefix)
+
+    def _patching(self) -> _patch.Plan:
+        """Return what patching would say of the files that this target is installed from.
+
+        :raises TargetError: with *strict*, a reference of which the bundle has no copy.
+        """
+        wanted, names = self.wanted, self.target.repositories[1:]
+        listed = [item for step in self.target.steps if step.kind == "requirements" for item in step.value if item.endswith(".txt")]
+        worktrees = [wanted.place(name) for name in names]
+        files = {"pyproject.toml", *listed}
+        found = _patch.plan(wanted.project, wanted.bundle.root, worktrees=worktrees, state_dir=wanted.node.state, files=files)
+        if wanted.strict and found.fallbacks:
+            said = "; ".join(f"{item.file}:{item.line}: {item.url}: {item.reason}" for item in found.fallbacks)
+            raise TargetError(f"the bundle has no copy of {said}. {DOWNLOAD} with it in rlinf_catalog, and push again.")
+        return found
+
+    def _fallback(self, found: _patch.Found) -> Action:
+        warning = f"{found.url} in {found.file} is not in the bundle: {found.reason}."
+        return Action("reference", found.url, self.wanted.project / found.file, "remote fallback", found.reason, warning=warning)
 
     def _state(self, lock: Mapping[str, Any], trees: Sequence[Action], others: Sequence[Action]) -> dict[str, Any]:
         """Return what the node shall remember; of the user's own checkouts only where they are, since they move as the user works."""

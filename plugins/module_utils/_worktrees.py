@@ -133,7 +133,8 @@ def move(wanted: Worktree, *, force: bool = False) -> None:
         options = ("--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         tree.write("fetch", *options, "--", wanted.mirror, "+refs/heads/*:refs/remotes/origin/*", wanted.commit, about=wanted.about)
         if not force:
-            # refuses what a real checkout would refuse, before anything is written
+            # refuses what a real checkout would refuse, before anything is written; it goes by the times in the index
+            tree.write("update-index", "-q", "--refresh", about=wanted.about)
             tree.read("read-tree", "--dry-run", "-m", "-u", "HEAD", wanted.commit, about=wanted.about)
         write_json(place / NOTE, {**note, "moving": wanted.commit})
         tree.write("checkout", "--quiet", *(["--force"] if force else []), "--detach", wanted.commit, "--", about=wanted.about)

@@ -99,16 +99,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 results:
-  description: What became of each worktree, asset, link and file.
+  description: What became of each worktree, asset, link, file and reference.
   returned: success
   type: list
   elements: dict
   contains:
     kind:
-      description: V(worktree), V(asset), V(link) or V(file).
+      description: V(worktree), V(asset), V(link), V(file), or V(reference) for one in a requirement file that the bundle has no copy of.
       type: str
     name:
-      description: The repository, asset or path.
+      description: The repository, asset, path or URL.
       type: str
     path:
       description: Where it is.
@@ -158,7 +158,7 @@ editables:
   type: list
   elements: dict
 messages:
-  description: What patching the requirement files says of each reference.
+  description: What patching the target's requirement files would say of each reference, as C(colour), C(text) and C(kind).
   returned: with O(state=present)
   type: list
   elements: dict
