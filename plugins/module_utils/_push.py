@@ -43,7 +43,9 @@ class Ssh:
     @property
     def command(self) -> list[str]:
         """The remote shell for ``rsync -e``. For one option given twice ssh takes the first, so ours come before the user's."""
-        command = [self.executable, "-o", "BatchMode=yes", "-o", "Compression=no", *self.arguments]
+        # Ansible's own default holds -C, which overrides Compression=no; wheels and packs do not get smaller, only slower
+        arguments = [argument for argument in self.arguments if argument != "-C"]
+        command = [self.executable, "-o", "BatchMode=yes", "-o", "Compression=no", *arguments]
         if self.timeout:
             command += ["-o", f"ConnectTimeout={self.timeout}"]
         if not self.check_host_key:
