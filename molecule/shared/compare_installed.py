@@ -33,7 +33,7 @@ def normalized(name: str) -> str:
 def set_differences(lock: dict[str, Any], installed: dict[str, str]) -> Iterator[str]:
     """Yield what is installed and not locked, or locked and not installed; an editable's version is its checkout's."""
     editables = {normalized(item["package"]) for item in lock["editables"]}
-    locked = {normalized(package["name"]): package["version"] for package in lock["packages"]}
+    locked = {normalized(package["name"]): package["version"].lower() for package in lock["packages"]}
     for name in sorted({*locked, *editables, *installed}):
         if name in editables and name in installed:
             continue
@@ -59,7 +59,8 @@ def main() -> int:
     bundle, target = Path(sys.argv[1]), sys.argv[2]
     (lock_file,) = bundle.glob(f"targets/*/{target}/lock.json")
     lock = json.loads(lock_file.read_text(encoding="utf-8"))
-    installed = {normalized(item.metadata["Name"]): item.version for item in importlib.metadata.distributions(path=[str(SITE)])}
+    # in lower case: PEP 440 knows no other
+    installed = {normalized(item.metadata["Name"]): item.version.lower() for item in importlib.metadata.distributions(path=[str(SITE)])}
     found = list(set_differences(lock, installed))
     for package in lock["packages"]:
         found += content_differences(bundle / package["path"], package["sha256"])
