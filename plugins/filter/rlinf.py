@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
@@ -67,17 +68,18 @@ def rlinf_mirrors(
     ]
 
 
-def rlinf_target_names(targets: str | Sequence[str], behavior: bool = False) -> list[str]:
+def rlinf_target_names(targets: str | Sequence[str], behavior: bool | str = False) -> list[str]:
     """Return the names of targets out of a list or a comma-separated string; with *behavior* openvla-oft is its BEHAVIOR-1K variant."""
     listed = targets.split(",") if isinstance(targets, str) else list(targets)
     names = [str(name).strip() for name in listed if str(name).strip()]
-    return list(dict.fromkeys("openvla-oft-behavior" if behavior and name == "openvla-oft" else name for name in names))
+    enabled = boolean(behavior, strict=False)  # a word, where it is given on the command line
+    return list(dict.fromkeys("openvla-oft-behavior" if enabled and name == "openvla-oft" else name for name in names))
 
 
-def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool = False) -> list[str]:
+def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool | str = False) -> list[str]:
     """Return the names of all targets that any of *hosts* wants; a host that says nothing, or a fleet of none, wants *targets*."""
     wanted = [(hostvars[host].get("rlinf_targets", targets), hostvars[host].get("rlinf_enable_behavior", behavior)) for host in hosts]
-    return list(dict.fromkeys(name for one, flag in wanted or [(targets, behavior)] for name in rlinf_target_names(one, bool(flag))))
+    return list(dict.fromkeys(name for one, flag in wanted or [(targets, behavior)] for name in rlinf_target_names(one, flag)))
 
 
 def rlinf_python(catalog: Mapping[str, Any], target: str, setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None) -> str:
