@@ -53,6 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         local = self._connection.transport == "local"
         if local and os.path.realpath(bundle.root) == os.path.realpath(destination) and here:
             return self._result(reason="the bastion's own directory", shared=True)
+        ssh = None if local else self._ssh()
         with nonce(bundle) as name:
             seen = self._look(look(destination, name, bundle, make=here and not check))
         if seen.shared:
@@ -66,7 +67,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not seen.rsync:
             raise BundleError(f"rsync is not there on {self._host}. Install rsync on the node.")
         names = manifest_files(bundle)
-        transfer = self._copy(bundle, destination, names, local, bandwidth, check)
+        transfer = self._copy(bundle, destination, names, ssh, bandwidth, check)
         extra = sorted(seen.files - set(names))
         return self._result(transfer, extra=extra, reason=self._reason(transfer, extra))
 
@@ -109,11 +110,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         return Seen.parse(said["stdout"].splitlines())
 
-    def _copy(self, bundle: Bundle, destination: Path, names: list[str], local: bool, bandwidth: int, check: bool) -> Transfer:
+    def _copy(self, bundle: Bundle, destination: Path, names: list[str], ssh: Ssh | None, bandwidth: int, check: bool) -> Transfer:
         """Copy the files, and then the manifest: who reads it finds everything that it lists."""
         if not shutil.which("rsync"):
             raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
-        ssh = None if local else self._ssh()
         command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
         place = ssh.place(str(destination)) if ssh else str(destination)
         files = run_rsync(command, names, bundle.root, place)

@@ -37,7 +37,9 @@ def table(options: Mapping[str, Mapping[str, Any]]) -> str:
     """Return options as a table, in their order."""
     rows = ["| variable | type | default | meaning |", "|---|---|---|---|"]
     for name, option in options.items():
-        default = "**required**" if option.get("required") else f"`{json.dumps(option.get('default'), ensure_ascii=False)}`".replace("|", "\\|")
+        default = (
+            "**required**" if option.get("required") else f"`{json.dumps(option.get('default'), ensure_ascii=False)}`".replace("|", "\\|")
+        )
         choices = f" One of {', '.join(f'`{choice}`' for choice in option['choices'])}." if "choices" in option else ""
         kind = option["type"] if option["type"] != "raw" else "any"
         rows.append(f"| `{name}` | {kind} | {default} | {' '.join(sentences(option['description']))}{choices} |")
@@ -61,10 +63,19 @@ def readme(role: Path) -> str:
         parts.append(f"## Variables\n\n{table(options)}")
     if role.name != "common":
         parts.append("The variables of the collection: [docs/variables.md](../../docs/variables.md).")
-        play = f"- hosts: {'rlinf_bastion' if role.name == 'download' else 'rlinf_nodes'}\n  gather_facts: false\n  roles:\n    - role: rlinf.offline.{role.name}\n"
-        required = "".join(f"      {name}: openvla\n" for name, option in options.items() if option.get("required"))
-        parts.append(f"## Example\n\n```yaml\n{play}{'      vars:' if required else ''}{chr(10) if required else ''}{required.replace('      ', '        ')}```")
+        parts.append(f"## Example\n\n```yaml\n{example(role.name, options)}```")
     return "\n\n".join(parts) + "\n"
+
+
+def example(role: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a play that uses a role, with what it requires."""
+    needed: dict[str, Any] = {name: "openvla" for name, option in options.items() if option.get("required")}
+    play = {
+        "hosts": "rlinf_bastion" if role == "download" else "rlinf_nodes",
+        "gather_facts": False,
+        "roles": [{"role": f"rlinf.offline.{role}", **({"vars": needed} if needed else {})}],
+    }
+    return yaml.safe_dump([play], sort_keys=False)
 
 
 def variables() -> str:

@@ -1,0 +1,253 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""rlinf_push as Ansible runs it, with real rsync, over a real sshd on loopback whose port, key and user are not the usual ones."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh, explain, parse_items, quoted, rsync
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = Path(sys.executable).with_name("ansible")
+TreeHash = Callable[..., dict[str, tuple[str, ...]]]
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Run an sshd of this user; yield the connection variables of a host that it stands for."""
+    folder = tmp_path_factory.mktemp("ssh") / "with space"  # in the path of the key: quoting is tested by every transfer
+    folder.mkdir()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder / "sshd_config"
+    config.write_text(
+        f'ListenAddress 127.0.0.1:{port}\nHostKey "{folder}/host"\nAuthorizedKeysFile "{folder}/authorized"\n'
+        "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
+    )
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    assert program and shutil.which("rsync"), "openssh-server and rsync are needed: make system-packages"
+    with subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("listening on" in line for line in process.stderr)
+        yield {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": port,
+            "ansible_user": getpass.getuser(),
+            "ansible_ssh_private_key_file": str(folder / "user"),
+            "ansible_ssh_common_args": f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={folder.parent}/known_hosts -F none",
+        }
+        process.terminate()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sealed bundle, a node, and the module between them."""
+
+    bundle: Path
+    dest: Path
+    node: dict[str, Any]
+    work: Path
+
+    def __call__(self, *options: str, dest: Path | None = None, src: Path | None = None, **variables: Any) -> dict[str, Any]:
+        """Push, and return the module's result."""
+        inventory = {"all": {"hosts": {"gpu01": {**self.node, "ansible_python_interpreter": sys.executable, **variables}}}}
+        (self.work / "inventory.yml").write_text(json.dumps(inventory))
+        arguments = json.dumps({"src": str(src or self.bundle), "dest": str(dest or self.dest)})
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_") or name == "ANSIBLE_COLLECTIONS_PATH"}
+        # the path of a control socket is limited to some hundred characters
+        settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.work / "tmp"), "ANSIBLE_SSH_ARGS": "-C"}
+        done = subprocess.run(
+            [ANSIBLE, "gpu01", "-i", self.work / "inventory.yml", "-m", "rlinf.offline.rlinf_push", "-a", arguments, *options],
+            env={**kept, **settings},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert " => {" in done.stdout, done.stdout + done.stderr
+        result: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index(" => {") + 4 :])[0]
+        # the callback takes them out of what it shows
+        return {**result, "failed": "| FAILED! =>" in done.stdout}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Return a small sealed bundle: an empty file, a link, a name with a space, scratch space that is nobody's business."""
+    root = tmp_path / "bundle"
+    for name, content in (
+        ("wheels/a-1-py3-none-any.whl", "a" * 5000),
+        ("repos/github.com/o/r.git/refs/.keep", ""),
+        ("assets/.maniskill/a file.txt", "asset\n"),
+        ("tools/uv", "#!/bin/sh\n"),
+        (".cache/scratch", "scratch\n"),
+        (".lock", "1\n"),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    (root / "tools" / "uv").chmod(0o755)
+    (root / "assets" / "link").symlink_to(".maniskill")
+    seal(Bundle(root))
+    return root
+
+
+@pytest.fixture
+def site(bundle: Path, sshd: dict[str, Any], tmp_path: Path) -> Site:
+    return Site(bundle, tmp_path / "node dir" / "bundle", sshd, tmp_path)
+
+
+def sent(root: Path, tree_hash: TreeHash) -> dict[str, tuple[str, ...]]:
+    """Return the files of a bundle that a node gets, with modes, contents and times."""
+    return {
+        name: value
+        for name, value in tree_hash(root, mtimes=True).items()
+        if not name.startswith((".cache", ".lock")) and value[0][0] != "d"
+    }
+
+
+def test_push_over_ssh_is_idempotent(site: Site, tree_hash: TreeHash) -> None:
+    checked = site("--check")
+    assert checked["changed"] and checked["files"] == len(checked["first"]) == 6 and not site.dest.exists()
+    pushed = site()
+    assert pushed["changed"] and (pushed["files"], pushed["bytes"]) == (checked["files"], checked["bytes"])
+    assert sent(site.dest, tree_hash) == sent(site.bundle, tree_hash)
+    assert not (site.dest / ".cache").exists() and not (site.dest / ".lock").exists()
+    before = tree_hash(site.dest, mtimes=True)
+    assert not site("--check")["changed"]
+    assert not site()["changed"]
+    assert tree_hash(site.dest, mtimes=True) == before
+
+
+def test_only_what_differs_is_sent_and_what_is_too_much_is_named(site: Site) -> None:
+    site()
+    (site.bundle / "wheels" / "a-1-py3-none-any.whl").rename(site.bundle / "wheels" / "b-1-py3-none-any.whl")
+    seal(Bundle(site.bundle))
+    (site.dest / "tools" / "uv").write_text("damaged")
+    result = site()
+    assert sorted(result["first"]) == ["bundle.json", "tools/uv", "wheels/b-1-py3-none-any.whl"]
+    assert result["extra"] == {"count": 1, "first": ["wheels/a-1-py3-none-any.whl"]}
+
+
+def test_a_transfer_that_was_cut_off_is_continued(site: Site) -> None:
+    whole = (site.bundle / "wheels" / "a-1-py3-none-any.whl").read_bytes()
+    partial = site.dest / "wheels" / ".rlinf-partial" / "a-1-py3-none-any.whl"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(whole[:3000])
+    assert site()["changed"]
+    assert (site.dest / "wheels" / "a-1-py3-none-any.whl").read_bytes() == whole and not partial.exists()
+
+
+def test_the_manifest_comes_last(site: Site) -> None:
+    (site.dest / "tools" / "uv" / "in the way").mkdir(parents=True)
+    result = site()
+    assert result["failed"] and "rsync could not copy everything" in result["msg"]
+    assert not (site.dest / "bundle.json").exists()
+    assert (site.dest / "wheels" / "a-1-py3-none-any.whl").exists()
+
+
+def test_a_shared_directory_is_recognized(site: Site, tree_hash: TreeHash) -> None:
+    before = tree_hash(site.bundle, mtimes=True)
+    shared = site.dest.parent
+    shared.parent.mkdir(exist_ok=True)
+    shared.symlink_to(site.bundle)
+    result = site(dest=shared)
+    assert not result["changed"] and result["shared"]
+    assert tree_hash(site.bundle, mtimes=True) == before
+
+
+def test_on_one_machine_it_is_copied_without_ssh(site: Site, tree_hash: TreeHash) -> None:
+    local = {"ansible_connection": "local"}
+    assert site(dest=site.bundle, **local)["shared"]
+    assert site("--check", **local)["changed"] and not site.dest.exists()
+    assert site(**local)["changed"] and not site(**local)["changed"]
+    assert sent(site.dest, tree_hash) == sent(site.bundle, tree_hash)
+
+
+def test_without_a_bundle_on_the_bastion_the_nodes_own_stays(site: Site, tmp_path: Path) -> None:
+    missing = site(src=tmp_path / "none")
+    assert (
+        missing["failed"] and f"There is no bundle at {tmp_path / 'none'}" in missing["msg"] and "rlinf.offline.download" in missing["msg"]
+    )
+    assert not site.dest.exists()
+    site()
+    own = site(src=tmp_path / "none")
+    assert not own["changed"] and "a bundle of its own" in own["reason"]
+
+
+def test_an_incomplete_bundle_is_not_pushed(site: Site) -> None:
+    (site.bundle / "tools" / "uv").unlink()
+    result = site()
+    assert result["failed"] and "lacks 1 files of its manifest (tools/uv" in result["msg"]
+
+
+def test_a_node_that_cannot_be_reached_is_unreachable(site: Site) -> None:
+    assert site(ansible_port=1)["unreachable"]
+
+
+def test_a_password_is_refused_with_what_to_do(site: Site) -> None:
+    result = site(ansible_password="hush")
+    assert result["failed"] and "Give a key (ansible_ssh_private_key_file)" in result["msg"] and "hush" not in json.dumps(result)
+
+
+def test_another_connection_is_refused(site: Site) -> None:
+    result = site(ansible_connection="paramiko_ssh")
+    assert result["failed"] and "Use the connection ssh or local" in result["msg"]
+
+
+def test_arguments_of_the_remote_shell_survive_rsync() -> None:
+    ssh = Ssh("::1", port=2222, user="me", private_key="/a b/it's", arguments=["-o", "ProxyJump=bastion"], check_host_key=False, timeout=10)
+    command = rsync(ssh, remote_program="sudo -n rsync", bandwidth=500, check=True)
+    shell = command[command.index("--rsh") + 1]
+    assert "-o ProxyJump=bastion -o ConnectTimeout=10 -o StrictHostKeyChecking=no -p 2222 -i '/a b/it''s'" in shell
+    assert {"--dry-run", "--bwlimit=500", "--secluded-args"} <= set(command) and command[
+        command.index("--rsync-path") + 1
+    ] == "sudo -n rsync"
+    assert ssh.place("/opt") == "[::1]:/opt"
+    assert quoted("plain") == "plain"
+
+
+def test_items_are_files_and_links_only() -> None:
+    said = "cd+++++++++ 4096 wheels/\n<f+++++++++ 12 wheels/a b.whl\ncL+++++++++ 3 assets/link -> .x\n.d..t...... 0 ./\n*deleting   0 x\nnoise\n"
+    assert parse_items(said) == {"wheels/a b.whl": 12, "assets/link -> .x": 3}
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "meaning"),
+    [
+        (11, "rsync: write failed: No space left on device (28)", "The disk of gpu01:/opt is full"),
+        (11, "mkdir failed: Read-only file system (30)", "is read-only"),
+        (127, "bash: rsync: command not found", "rsync is not there on the node"),
+        (12, "sudo: a password is required", "sudo on the node asks for a password"),
+        (255, "root@gpu01: Permission denied (publickey).", "ssh refused the connection"),
+        (23, "mkstemp failed: Permission denied (13)", "may not write gpu01:/opt"),
+        (255, "Connection closed", "The connection to the node was lost"),
+        (12, "", "The connection to the node was lost"),
+        (23, "some files", "could not copy everything"),
+    ],
+)
+def test_a_failure_says_what_to_do(status: int, said: str, meaning: str) -> None:
+    message = explain(status, said, "gpu01:/opt")
+    assert meaning in message and f"rsync ended with status {status}" in message and said in message
