@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, RepositoryId, check_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*\Z")
@@ -60,7 +60,7 @@ class Wheel:
 
     def check(self) -> None:
         """:raises CatalogError: the URL does not end in the name of a wheel (PEP 427), or the digest is none."""
-        check_url(self.url, f"wheel {self.name}")
+        check_url(self.url, f"wheel {self.name}", HTTP_SCHEMES)
         if not _WHEEL_FILE.match(self.filename):
             raise CatalogError(
                 f"wheel {self.name}: {self.filename!r} is not the name of a wheel (name-version-python-abi-platform.whl). Give the URL of the wheel itself."
@@ -84,7 +84,7 @@ class Asset:
 
     def check(self) -> None:
         """:raises CatalogError: the URL, digest or destination cannot be used."""
-        check_url(self.url, f"asset {self.name}")
+        check_url(self.url, f"asset {self.name}", HTTP_SCHEMES)
         _check_sha256(self.sha256, f"asset {self.name}")
         check_relative(self.dest, f"asset {self.name}: dest")
 
@@ -267,12 +267,10 @@ def _entry(kind: type[Entry], what: str, name: str, value: Any) -> Entry:
     """Make a dataclass of strings and booleans out of a mapping, naming what is wrong with it."""
     if not isinstance(value, Mapping):
         raise CatalogError(f"{what} {name}: must be a mapping, is {type(value).__name__}.")
-    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    known = {item.name: item for item in fields(kind) if item.name != "name"}  # type: ignore[arg-type]
     unknown = set(value) - set(known)
     if unknown:
-        raise CatalogError(
-            f"{what} {name}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(k for k in known if k != 'name')}."
-        )
+        raise CatalogError(f"{what} {name}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(known)}.")
     for key, given in value.items():
         wanted = bool if known[key].type == "bool" else str
         if given is not None and not isinstance(given, wanted):
@@ -287,29 +285,52 @@ def _target(name: str, value: Any) -> Target:
     what = f"target {name}"
     if not isinstance(value, Mapping):
         raise CatalogError(f"{what}: must be a mapping.")
-    unknown = set(value) - {item.name for item in fields(Target)}
+    known = [item.name for item in fields(Target) if item.name != "name"]
+    unknown = set(value) - set(known)
     if unknown:
-        raise CatalogError(f"{what}: unknown key {', '.join(sorted(map(str, unknown)))}.")
-    python = str(value.get("python", ""))
-    if not _PYTHON.match(python):
+        raise CatalogError(f"{what}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(known)}.")
+    python = value.get("python")
+    # YAML reads 3.10 without quotes as 3.1
+    if not isinstance(python, str) or not _PYTHON.match(python):
         raise CatalogError(f"{what}: python must be a version like '3.11', in quotes; it is {python!r}.")
     steps = value.get("steps")
     if not isinstance(steps, (list, tuple)) or not steps:
         raise CatalogError(f"{what}: steps must be a list of at least one step.")
-    for path in value.get("links") or {}:
+    links = _texts_by_name(value, "links", what)
+    for path in links:
         check_relative(path, f"{what}: links")
     return Target(
         name=name,
-        project=str(value.get("project", "RLinf")),
+        project=str(value.get("project") or "RLinf"),
         python=python,
         steps=tuple(_step(what, number, step) for number, step in enumerate(steps, 1)),
         cut_off=str(value["cut_off"]) if value.get("cut_off") else None,
-        assets=tuple(value.get("assets") or ()),
-        exports=dict(value.get("exports") or {}),
-        files={str(path): str(text) for path, text in (value.get("files") or {}).items()},
-        links={str(path): str(text) for path, text in (value.get("links") or {}).items()},
-        imports=tuple(value.get("imports") or ()),
+        assets=_texts(value.get("assets"), f"{what}: assets"),
+        exports=_mapping(value.get("exports"), f"{what}: exports"),
+        files=_texts_by_name(value, "files", what),
+        links=links,
+        imports=_texts(value.get("imports"), f"{what}: imports"),
     )
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise CatalogError(f"{what} must be a mapping.")
+    return {str(key): item for key, item in (value or {}).items()}
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    if value is not None and not (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)):
+        raise CatalogError(f"{what} must be a list of texts.")
+    return tuple(value or ())
+
+
+def _texts_by_name(entry: Mapping[str, Any], key: str, what: str) -> dict[str, str]:
+    found = _mapping(entry.get(key), f"{what}: {key}")
+    for name, text in found.items():
+        if not isinstance(text, str):
+            raise CatalogError(f"{what}: {key}: {name} must be text; put it in quotes.")
+    return found
 
 
 def _step(what: str, number: int, value: Any) -> Step:
@@ -326,9 +347,23 @@ def _step(what: str, number: int, value: Any) -> Step:
         )
     if not isinstance(value[kind], wanted):
         raise CatalogError(f"{place}: {kind} must be {'a list' if wanted is list else 'a name'}.")
-    for item in value[kind] if kind == "requirements" else ():
+    _check_items(kind, _texts(value[kind], f"{place}: {kind}") if wanted is list else (value[kind],), place)
+    for key in options & set(value):
+        if key == "env":
+            _texts_by_name(value, key, place)
+        elif not isinstance(value[key], bool):
+            raise CatalogError(f"{place}: {key} must be true or false.")
+    return Step(kind, value[kind], {key: given for key, given in value.items() if key != kind})
+
+
+def _check_items(kind: str, items: Iterable[str], place: str) -> None:
+    """Refuse what would not be one requirement, extra or name where it is going to be written."""
+    for item in items:
+        if kind != "requirements" and not _NAME.match(item):
+            raise CatalogError(f"{place}: {item!r} is not usable as a name (letters, digits, '.', '_', '+', '-').")
+        if not item.strip() or not item.isprintable():
+            raise CatalogError(f"{place}: {item!r} is not one requirement.")
         if item.endswith(".txt"):
             check_relative(item, place)
-        elif item.startswith("-"):
+        if item.strip().startswith("-"):
             raise CatalogError(f"{place}: {item!r} is an option, not a requirement.")
-    return Step(kind, value[kind], {key: given for key, given in value.items() if key != kind})

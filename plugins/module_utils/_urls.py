@@ -9,17 +9,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 
 REMOTE_SCHEMES = frozenset({"https", "http", "ssh"})
 """Schemes that a catalogue entry may use; a rewrite given by the operator may also lead to ``file``."""
+HTTP_SCHEMES = frozenset({"https", "http"})
+"""Those of a file: a wheel or an asset."""
 # hosts that treat owner and name without regard to case
 CASELESS_HOSTS = frozenset({"github.com", "gitlab.com", "huggingface.co", "bitbucket.org"})
 _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!//)(?P<path>[^:\s]+)\Z")
-_USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']+@")
-_SECRET = re.compile(r"\bhttps?://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s@\"']*))?@")
+# up to the last @ before the path: a password may hold one, and what is taken for the host would be shown
+_USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"']+@")
+_SECRET = re.compile(r"\bhttps?://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s\"']*))?@")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f$`\\\"'<>|;{}]")
 _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 
@@ -49,10 +52,17 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
         raise CatalogError(
             f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL."
         )
-    scheme = "ssh" if _SCP.match(url) else urlsplit(url).scheme.lower()
+    scheme = "ssh" if _SCP.match(url) else _split(url).scheme.lower()
     if scheme not in schemes:
         raise CatalogError(f"{entry}: {redact(url)!r} has the scheme {scheme or 'none'!r}; allowed are {', '.join(sorted(schemes))}.")
     return url
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise CatalogError(f"{redact(url)!r} is no URL ({error}). Correct it.") from None
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class RepositoryId:
         if scp:
             host, path = scp["host"], scp["path"]
         else:
-            parts = urlsplit(url)
+            parts = _split(url)
             host, path = parts.hostname or "", unquote(parts.path)
         owner, _, name = path.strip("/").rpartition("/")
         name = name.removesuffix(".git")
@@ -128,7 +138,7 @@ def without_userinfo(url: str) -> str:
     """Return *url* without user and password, for records and manifests; of an SSH URL only the password goes, its user is part of the address."""
     if _SCP.match(url):
         return url
-    parts = urlsplit(url)
+    parts = _split(url)
     user, at, host = parts.netloc.rpartition("@")
     kept = f"{user.partition(':')[0]}{at}" if parts.scheme == "ssh" else ""
     return urlunsplit(parts._replace(netloc=f"{kept}{host}"))

@@ -1,0 +1,202 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The catalogue: what is taken, and that whatever is wrong is named by its entry."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml"
+WHEEL = "https://github.com/o/r/releases/download/v1/flash_attn-2.7.4%2Bcu12-cp311-cp311-linux_x86_64.whl"
+GOOD: dict[str, Any] = {
+    "repositories": {
+        "RLinf": {"url": "https://github.com/RLinf/RLinf.git", "version": "release/v0.1"},
+        "LIBERO": {"url": "git@github.com:RLinf/LIBERO.git"},
+    },
+    "wheels": {"flash-attn": {"url": WHEEL, "python": "3.11"}},
+    "assets": {"physx": {"url": "https://example.org/x.zip", "dest": ".sapien/physx/1", "unpack": True}},
+    "targets": {
+        "openvla": {
+            "project": "RLinf",
+            "python": "3.11",
+            "cut_off": "2025-12-23",
+            "steps": [
+                {"uv_sync": ["embodied"]},
+                {"editable": "LIBERO"},
+                {"requirements": ["requirements/a.txt", "six>=1"], "build_isolation": False, "env": {"X": "1"}},
+                {"wheel": "flash-attn"},
+                {"uninstall": ["pynvml"]},
+            ],
+            "assets": ["physx"],
+            "exports": {"A": "{src}"},
+            "files": {"{state}/x": "text"},
+            "links": {".sapien": "{assets}/.sapien"},
+            "imports": ["torch"],
+        }
+    },
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Return the good catalogue with one value replaced; *path* is dotted, numbers are places in lists."""
+    data = copy.deepcopy(GOOD)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+    place: Any = data
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return data
+
+
+def test_a_good_catalogue() -> None:
+    catalog = Catalog.parse(GOOD)
+    target = catalog.targets["openvla"]
+    assert target.repositories == ["RLinf", "LIBERO"] and target.wheels == ["flash-attn"]
+    assert catalog.wheels["flash-attn"].filename == "flash_attn-2.7.4+cu12-cp311-cp311-linux_x86_64.whl"
+    assert [step.label for step in target.steps][2] == "requirements requirements/a.txt six>=1"
+    assert catalog.repository_for("https://github.com/rlinf/libero") is catalog.repositories["LIBERO"]
+    assert catalog.repository_for("https://github.com/other/LIBERO") is None
+
+
+def test_the_shipped_catalogue_is_good() -> None:
+    data = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["__rlinf_catalog"]
+    catalog = Catalog.parse(data)
+    assert "openvla" in catalog.targets
+    for name in catalog.targets:
+        assert catalog.closure([name])["repositories"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("other", {}, "rlinf_catalog: unknown key other. Known: repositories, wheels"),
+        ("repositories", ["x"], "rlinf_catalog.repositories must map names"),
+        ("repositories/RLinf", None, "repository RLinf: must be a mapping"),
+        ("repositories/-x", {"url": "https://a/b/c"}, "'-x' is not usable as a name"),
+        ("repositories/RLinf/uri", "x", "repository RLinf: unknown key uri. Known: url, version"),
+        ("repositories/RLinf/name", "other", "repository RLinf: unknown key name"),
+        ("repositories/RLinf/url", "", "repository RLinf: url is missing"),
+        ("repositories/RLinf/url", "ext::sh", "repository RLinf: the URL 'ext::sh'"),
+        ("repositories/RLinf/version", 0.1, "repository RLinf: version must be text; put it in quotes"),
+        ("repositories/RLinf/version", "--upload-pack=x", "is not the name of a branch, tag or commit"),
+        ("repositories/RLinf/version", "a..b", "is not the name of a branch, tag or commit"),
+        ("repositories/RLinf/lfs", "no", "repository RLinf: lfs must be true or false"),
+        ("wheels/flash-attn/url", "https://example.org/x.zip", "'x.zip' is not the name of a wheel"),
+        ("wheels/flash-attn/url", "git@example.org:a/x-1-py3-none-any.whl", "allowed are http, https"),
+        ("wheels/flash-attn/sha256", "ABC", "wheel flash-attn: sha256 'ABC' is not 64"),
+        ("assets/physx/dest", "../x", "asset physx: dest: '../x' must be a relative path"),
+        ("assets/physx/dest", "/x", "must be a relative path"),
+        ("assets/physx/dest", "~/x", "must be a relative path"),
+        ("assets/physx/dest", None, "asset physx: dest is missing"),
+        ("targets/openvla", [], "target openvla: must be a mapping"),
+        ("targets/openvla/name", "x", "target openvla: unknown key name. Known: project"),
+        ("targets/openvla/project", "Other", "there is no repository 'Other'"),
+        ("targets/openvla/python", 3.1, "python must be a version like '3.11', in quotes; it is 3.1"),
+        ("targets/openvla/python", "2.7", "python must be a version"),
+        ("targets/openvla/steps", [], "steps must be a list of at least one step"),
+        ("targets/openvla/steps", "uv_sync", "steps must be a list of at least one step"),
+        ("targets/openvla/steps/0", {"uv_sync": [], "wheel": "x"}, "step 1: must have exactly one of"),
+        ("targets/openvla/steps/0", {"pip": []}, "step 1: must have exactly one of uv_sync"),
+        ("targets/openvla/steps/0", "uv_sync", "step 1: must have exactly one of"),
+        ("targets/openvla/steps/0", {"uv_sync": "embodied"}, "step 1: uv_sync must be a list"),
+        ("targets/openvla/steps/0", {"uv_sync": [5]}, "step 1: uv_sync must be a list of texts"),
+        ("targets/openvla/steps/0", {"uv_sync": ["--all-extras"]}, "'--all-extras' is not usable as a name"),
+        ("targets/openvla/steps/0", {"uv_sync": [], "env": {}}, r"step 1 \(uv_sync\): unknown option env. Known: none"),
+        ("targets/openvla/steps/1", {"editable": ["LIBERO"]}, "step 2: editable must be a name"),
+        ("targets/openvla/steps/1", {"editable": "libero"}, "there is no repository 'libero' in the catalogue"),
+        ("targets/openvla/steps/3", {"wheel": "apex"}, "there is no wheel 'apex'"),
+        ("targets/openvla/steps/2", {"requirements": ["-r evil"]}, "is an option, not a requirement"),
+        ("targets/openvla/steps/2", {"requirements": [" --index-url=x"]}, "is an option, not a requirement"),
+        ("targets/openvla/steps/2", {"requirements": ["-r a.txt"]}, "is an option, not a requirement"),
+        ("targets/openvla/steps/2", {"requirements": ["six\n--index-url x"]}, "is not one requirement"),
+        ("targets/openvla/steps/2", {"requirements": ["../a.txt"]}, "must be a relative path"),
+        ("targets/openvla/steps/2", {"requirements": [None]}, "must be a list of texts"),
+        ("targets/openvla/steps/2/build_isolation", "no", "step 3: build_isolation must be true or false"),
+        ("targets/openvla/steps/2/env", {"X": 1}, "step 3: env: X must be text"),
+        ("targets/openvla/assets", "physx", "target openvla: assets must be a list of texts"),
+        ("targets/openvla/assets", ["other"], "there is no asset 'other'"),
+        ("targets/openvla/exports", ["A=1"], "target openvla: exports must be a mapping"),
+        ("targets/openvla/files", {"x": 5}, "target openvla: files: x must be text"),
+        ("targets/openvla/links", {"/etc": "x"}, "links: '/etc' must be a relative path"),
+        ("targets/openvla/imports", {"torch": 1}, "imports must be a list of texts"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(path: str, value: Any, said: str) -> None:
+    with pytest.raises(CatalogError, match=said):
+        Catalog.parse(changed(path, value))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from([*STEPS, "url", "steps", "env"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+PLACES = [
+    "repositories", "repositories/RLinf", "repositories/RLinf/url", "wheels/flash-attn", "wheels/flash-attn/url", "assets/physx", "targets",
+    "targets/openvla", "targets/openvla/steps", "targets/openvla/steps/0", "targets/openvla/steps/2/requirements", "targets/openvla/assets",
+    "targets/openvla/links", "targets/openvla/files", "targets/openvla/exports", "targets/openvla/imports", "targets/openvla/python",
+]  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(PLACES), JSON)
+def test_any_value_anywhere_is_taken_or_refused(path: str, value: Any) -> None:
+    """Never another exception, which would be a traceback for the user."""
+    try:
+        Catalog.parse(changed(path, value))
+    except CatalogError as error:
+        assert str(error)
+
+
+# -- choosing ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_closure_of_targets() -> None:
+    catalog = Catalog.parse(GOOD)
+    found = catalog.closure(["openvla", "openvla"])
+    assert [entry["name"] for entry in found["repositories"]] == ["RLinf", "LIBERO"]
+    assert found["assets"] == [
+        {"name": "physx", "url": "https://example.org/x.zip", "dest": ".sapien/physx/1", "sha256": None, "unpack": True, "strip": False}
+    ]
+    left = catalog.closure(["openvla"], ["physx", "flash-attn"])
+    assert left["assets"] == left["wheels"] == [] and left["repositories"] == found["repositories"]
+
+
+def test_unknown_names_are_named_with_those_that_there_are() -> None:
+    catalog = Catalog.parse(GOOD)
+    with pytest.raises(CatalogError, match=r"There is no target 'openpi'\. Known targets: openvla"):
+        catalog.select(["openpi"])
+    with pytest.raises(CatalogError, match="rlinf_leave_out: 'LIBERO' is neither"):
+        catalog.closure(["openvla"], ["LIBERO"])
+
+
+@given(st.text())
+def test_what_is_taken_for_a_path_stays_below(text: str) -> None:
+    try:
+        check_relative(text, "it")
+    except CatalogError:
+        return
+    place = Path("/base") / text
+    assert place.is_relative_to("/base") and ".." not in place.parts and place != Path("/base")
+
+
+@given(st.text())
+def test_what_is_taken_for_a_ref_is_no_option_and_no_range(text: str) -> None:
+    try:
+        check_ref(text, "it")
+    except CatalogError:
+        return
+    assert not text.startswith("-") and not set(text) & set(" ~^:?*[\\\n\0@{") and ".." not in text
