@@ -89,11 +89,18 @@ def remove(path: Path) -> None:
 
 def _remove_tree(path: Path) -> None:
     """Remove a tree although directories in it may be read-only (git's objects, unpacked archives)."""
-    for folder, _names, _files in os.walk(path):
-        mode = os.lstat(folder).st_mode
-        if not mode & stat.S_IWUSR or not mode & stat.S_IXUSR:
-            os.chmod(folder, stat.S_IMODE(mode) | stat.S_IRWXU)
+    _let_in(path)
+    for folder, names, _files in os.walk(path):
+        for name in names:
+            _let_in(Path(folder, name))
     shutil.rmtree(path)
+
+
+def _let_in(path: Path) -> None:
+    """Let the owner read and change a directory, before anything looks into it; a link is left as it is."""
+    mode = os.lstat(path).st_mode
+    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def _temporary(path: Path) -> Path:
@@ -184,7 +191,7 @@ def swap_directory(fresh: Path, destination: Path) -> None:
     """
     old = destination.with_name(f".{destination.name}.old")
     remove(old)
-    if destination.exists():
+    if os.path.lexists(destination):
         rename(destination, old)
     rename(fresh, destination)
     remove(old)
