@@ -38,8 +38,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     decode_toml,
     in_pyproject,
     in_requirements,
-    rewrite,
     rewrite_pyproject,
+    rewrite_requirements,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, redact, without_userinfo
 
@@ -393,7 +393,7 @@ def _patched(before: bytes, toml: bool, local: _Local) -> tuple[list[tuple[Refer
     replacements = [(reference, answer.base) for reference, answer in found if answer.base is not None]
     if not replacements:
         return found, before
-    return found, source.encode((rewrite_pyproject if toml else rewrite)(source.text, replacements))
+    return found, source.encode((rewrite_pyproject if toml else rewrite_requirements)(source.text, replacements))
 
 
 def _roots(project: Path, changes: Iterable[Change]) -> list[Path]:

@@ -49,6 +49,7 @@ _TOML_TOKEN = re.compile(
     re.DOTALL,
 )
 _TOML_CHARACTER = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})|\\[ \t]*\r?\n\s*|\\(.)|(.)", re.DOTALL)
+_TOO_MUCH = "rewriting its URLs would change more than these. Please report this file."
 _TOML_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 
@@ -156,13 +157,7 @@ def in_requirements(text: str) -> list[Reference]:
 
     URLs of ``-r`` and ``-c`` are among them, those of indexes are not.
     """
-    found = []
-    for line in _logical_lines(text):
-        file = _FILE_OPTION.match(line.text)
-        option = file or _REQUIREMENT_OPTION.match(line.text)
-        if option or not line.text.lstrip().startswith("-"):
-            found += _in_requirement(line, option.end() if option else 0, text, file=bool(file))
-    return found
+    return [reference for line in _logical_lines(text) for reference in _at_line(line, text)]
 
 
 def in_pyproject(text: str) -> list[Reference]:
@@ -186,12 +181,26 @@ def in_pyproject(text: str) -> list[Reference]:
 
 def rewrite(text: str, replacements: Iterable[tuple[Reference, str]]) -> str:
     """Return *text* with the base of each reference replaced; not another character changes."""
-    edits = [
-        (start, end, base if not number else "") for reference, base in replacements for number, (start, end) in enumerate(reference.spans)
-    ]
+    edits = []
+    for reference, base in replacements:
+        # in the last of its pieces: a fragment at the beginning of a continued line would be a comment
+        edits += [(*span, "") for span in reference.spans[:-1]] + [(*reference.spans[-1], base)]
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
+
+
+def rewrite_requirements(text: str, replacements: Sequence[tuple[Reference, str]]) -> str:
+    """Return :func:`rewrite` of a requirement file, after making sure that pip would read the same lines but for these URLs.
+
+    :raises PatchError: it would not.
+    """
+    result = rewrite(text, replacements)
+    bases = {(reference.url, reference.ref): base for reference, base in replacements}
+    wanted = [_led(line.text, _at_line(_plain(line.text), line.text), bases) for line in _logical_lines(text)]
+    if [line.text for line in _logical_lines(result)] != wanted:
+        raise PatchError(_TOO_MUCH)
+    return result
 
 
 def rewrite_pyproject(text: str, replacements: Sequence[tuple[Reference, str]]) -> str:
@@ -203,13 +212,16 @@ def rewrite_pyproject(text: str, replacements: Sequence[tuple[Reference, str]]) 
     document = _parse(text)
     bases = {(reference.url, reference.ref): base for reference, base in replacements}
     for place in _places(document):
-        value = place.value
-        for reference in _at_place(place, _Chars.plain(value, [range(len(value))]), value):
-            if (reference.url, reference.ref) in bases:
-                place.container[place.key] = rewrite(value, [(reference, bases[reference.url, reference.ref])])
+        place.container[place.key] = _led(place.value, _at_place(place, _plain(place.value), place.value), bases)
     if _parse(result) != document:
-        raise PatchError("rewriting its URLs would change more than these. Please report this file.")
+        raise PatchError(_TOO_MUCH)
     return result
+
+
+def _led(text: str, references: Iterable[Reference], bases: Mapping[tuple[str, str | None], str]) -> str:
+    """Return a text with those of its references replaced that have a new base."""
+    keys = [(reference, (reference.url, reference.ref)) for reference in references]
+    return rewrite(text, [(reference, bases[key]) for reference, key in keys if key in bases])
 
 
 def _logical_lines(text: str) -> Iterator[_Chars]:
@@ -236,6 +248,19 @@ def _without_comment(text: str, pieces: Iterable[range]) -> _Chars:
     joined = _Chars.plain(text, pieces)
     kept = _COMMENT.sub("", joined.text)
     return _Chars(kept, joined.places[: len(kept)])
+
+
+def _plain(text: str) -> _Chars:
+    return _Chars.plain(text, [range(len(text))])
+
+
+def _at_line(line: _Chars, text: str) -> list[Reference]:
+    """Return the reference in a line of a requirement file, if there is one."""
+    file = _FILE_OPTION.match(line.text)
+    option = file or _REQUIREMENT_OPTION.match(line.text)
+    if not option and line.text.lstrip().startswith("-"):
+        return []
+    return _in_requirement(line, option.end() if option else 0, text, file=bool(file))
 
 
 def _at_place(place: _Place, chars: _Chars, text: str) -> list[Reference]:

@@ -22,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     in_requirements,
     rewrite,
     rewrite_pyproject,
+    rewrite_requirements,
 )
 
 MIRROR = "file:///bundle/repos/h/o/n.git"
@@ -67,14 +68,15 @@ def led(references: list[Reference]) -> list[tuple[Reference, str]]:
         ("n @ git+https://h/a/b/c/n.git@v1", "h/a/b/c/n", "v1", "n @ X@v1"),
         ("  n  @  git+https://h/o/n.git  ", "h/o/n", None, "  n  @  X  "),
         ("n @ git+https://h/o/n.git@", "h/o/n", "", "n @ X@"),
-        ("n @ git+https://h/o/\\\nn.git@\\\nv1", "h/o/n", "v1", "n @ X\\\n@\\\nv1"),
+        ("n @ git+https://h/o/\\\nn.git@\\\nv1", "h/o/n", "v1", "n @ \\\nX@\\\nv1"),
+        ("git+https://h/o/n.g\\\nit#egg=n", "h/o/n", None, "\\\nX#egg=n"),
         ("n @ git+https://h/o/n.git \\\r\n  --hash=sha256:00", "h/o/n", None, "n @ X \\\r\n  --hash=sha256:00"),
     ],
 )
 def test_a_git_reference_keeps_all_but_the_repository(line: str, key: str, ref: str | None, rewritten: str) -> None:
     found = only(line)
     assert (found.kind, found.repository and found.repository.key, found.ref) == ("git", key, ref)
-    assert rewrite(line, [(found, "X")]) == rewritten
+    assert rewrite_requirements(line, [(found, "X")]) == rewritten
 
 
 @pytest.mark.parametrize(
@@ -211,10 +213,10 @@ def git_lines(draw: st.DrawFn) -> Line:
     wrapped = draw(st.booleans())
     end = draw(st.sampled_from(["", " \\\n    --hash=sha256:" + "0" * 64])) if named else ""
     comment = "" if wrapped else draw(comments)
-    # a continuation anywhere in the URL itself stays where it is; the new URL takes the place of its first piece
+    # a continuation anywhere in the URL itself stays where it is; the new URL takes the place of its last piece
     cut = draw(st.integers(1, len(base) - 1)) if wrapped and ours else 0
     before = base[:cut] + "\\\n" + base[cut:] if cut else base
-    after = new + "\\\n" if cut else new
+    after = "\\\n" + new if cut else new
     requirements = (f"{head}{base}{tail}{marker}", f"{head}{new}{tail}{marker}") if named else None
     return Line(f"{head}{before}{tail}{marker}{end}{comment}", f"{head}{after}{tail}{marker}{end}{comment}", requirements)
 
@@ -250,7 +252,7 @@ def test_requirement_files_keep_everything_but_the_urls(lines: list[Line], end: 
     )
     source = decode(before)
     found = in_requirements(source.text)
-    assert source.encode(rewrite(source.text, led(found))) == after
+    assert source.encode(rewrite_requirements(source.text, led(found))) == after
     # found again, they are the same but for the URLs, and those that were led are local now
     left = [item.url for item in found if item not in [reference for reference, _ in led(found)]]
     assert [item.url for item in in_requirements(decode(after).text)] == left
@@ -315,7 +317,7 @@ def test_an_escaped_url_is_found_by_what_it_means() -> None:
     found = in_pyproject(text)
     assert [(item.url, item.ref) for item in found] == [("git+https://h/o/n.git@v1", "v1"), ("git+https://h/o/m", None)]
     result = rewrite_pyproject(text, [(item, f"git+{MIRROR}") for item in found])
-    assert result == f'[build-system]\r\nrequires = ["n @ git+{MIRROR}@v1 ; a", """\\\n   m @ git+{MIRROR}\\\r\n  """]\r\n'
+    assert result == f'[build-system]\r\nrequires = ["n @ git+{MIRROR}@v1 ; a", """\\\n   m @ \\\r\n  git+{MIRROR}"""]\r\n'
 
 
 def test_the_same_url_with_different_answers() -> None:
