@@ -395,6 +395,7 @@ class _Transfer:
 
     def run(self) -> Fetched:
         self.part.take_up(verifiable=self.expected.sha256 is not None)
+        self.mark = time.monotonic()  # reading a large part again is no lack of progress
         if self.part.size and not self._may_continue():
             self.part.restart()
         while True:
