@@ -501,6 +501,7 @@ def get_libero_path(name):
     return dict(line.split(": ", 1) for line in lines if ": " in line)[name]
 '''
     return {
+        ".gitignore": "*pyc\ndatasets\nlibero.egg-info/\n",
         "README.md": "# LIBERO\n",
         "setup.py": "from setuptools import find_packages, setup\n\nsetup(name='libero', version='0.1.0', packages=find_packages(), install_requires=[])\n",
         "libero/libero/__init__.py": asks,
