@@ -41,18 +41,29 @@ def set_differences(lock: dict[str, Any], installed: dict[str, str]) -> Iterator
             yield f"{name}: locked {locked.get(name)}, installed {installed.get(name)}"
 
 
-def content_differences(wheel: Path, sha256: str) -> Iterator[str]:
-    """Yield the files of a wheel that lie in site-packages with other content, or don't."""
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != sha256:
-        yield f"{wheel.name}: not the bytes that are locked"
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
-            inside = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member)
-            if member.endswith(("/", ".dist-info/RECORD")) or re.match(r"[^/]+\.data/", inside):
-                continue
-            place = SITE / inside
-            if not place.is_file() or place.read_bytes() != archive.read(member):
-                yield f"{wheel.name}: {inside} differs"
+def content_differences(wheels: dict[Path, str]) -> Iterator[str]:
+    """Yield the files of the wheels that lie in site-packages with other content, or don't.
+
+    Where several wheels hold one file (the opencv packages do), what lies there must be of one of them.
+    """
+    held: dict[str, set[str]] = {}
+    for wheel, sha256 in wheels.items():
+        if digest(wheel.read_bytes()) != sha256:
+            yield f"{wheel.name}: not the bytes that are locked"
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                inside = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member)
+                if not member.endswith(("/", ".dist-info/RECORD")) and not re.match(r"[^/]+\.data/", inside):
+                    held.setdefault(inside, set()).add(digest(archive.read(member)))
+    for inside, digests in held.items():
+        place = SITE / inside
+        if not place.is_file() or digest(place.read_bytes()) not in digests:
+            yield f"{inside} differs from what is locked"
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of some bytes in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def main() -> int:
@@ -62,8 +73,7 @@ def main() -> int:
     # in lower case: PEP 440 knows no other
     installed = {normalized(item.metadata["Name"]): item.version.lower() for item in importlib.metadata.distributions(path=[str(SITE)])}
     found = list(set_differences(lock, installed))
-    for package in lock["packages"]:
-        found += content_differences(bundle / package["path"], package["sha256"])
+    found += content_differences({bundle / package["path"]: package["sha256"] for package in lock["packages"]})
     print("\n".join(found) or f"{len(lock['packages'])} packages are what is locked")
     return bool(found)
 

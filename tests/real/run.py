@@ -45,6 +45,7 @@ class Run:
         self.work, self.python = work, python
         self.bundle = work / "bundle"
         self.figures: dict[str, Any] = {}
+        self.table = ""
         self.log = (work / "log").open("a", encoding="utf-8")
         upstream = os.environ.get("RLINF_UPSTREAM")
         self.upstream = Path(upstream).resolve() if upstream else None
@@ -56,7 +57,9 @@ class Run:
         self.log.write(line + "\n")
         self.log.flush()
 
-    def call(self, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, check: bool = True) -> str:
+    def call(
+        self, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, check: bool = True, script: str | None = None
+    ) -> str:
         """Run a program, its output in the log; return its standard output."""
         self.log.write(f"$ {' '.join(map(str, argv))}\n")
         self.log.flush()
@@ -64,6 +67,7 @@ class Run:
             list(map(str, argv)),
             cwd=cwd,
             env={**os.environ, **(env or {})},
+            input=script,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -135,6 +139,8 @@ class Run:
         """Write the inventory that the playbooks of this run use; the node's *address* is known once it is up."""
         rewrites = {"https://github.com/": f"file://{self.upstream}/github.com/"} if self.upstream else {}
         common = {"rlinf_targets": [TARGET], "rlinf_leave_out": LEFT_OUT, "rlinf_url_rewrites": rewrites, "rlinf_python": str(self.python)}
+        # for the patcher: names that one another's are prefixes of
+        common["rlinf_mirror_repositories"] = ["openvla-oft", "openpi"]
         node = {
             "ansible_host": address,
             "ansible_user": "root",
@@ -169,9 +175,9 @@ class Run:
                 recaps[host.strip()] = {key: int(value) for key, value in (item.split("=") for item in counts.split())}
         return recaps.get("gpu01") or recaps["bastion"]
 
-    def ssh(self, state: Path, script: str, *, check: bool = True) -> str:
-        """Run a shell script on the node."""
-        return self.call(HOSTS, "ssh", state, "node1", script, check=check)
+    def ssh(self, state: Path, command: str, *, script: str | None = None, check: bool = True) -> str:
+        """Run a command on the node, *script* its standard input."""
+        return self.call(HOSTS, "ssh", state, "node1", command, check=check, script=script)
 
     def folder(self) -> Path:
         """Return the folder of the target's lock in the bundle."""
@@ -186,23 +192,22 @@ class Run:
         self.say(f"lock == freeze of the online install: {len(pins)} pins, diff empty")
 
     def compare_installed(self, state: Path) -> None:
-        """The set installed on the node equals the lock: names and versions, and for git and prebuilt wheels the archive's hash."""
-        lock = json.loads((self.folder() / "lock.json").read_text())
-        wanted = {item["name"]: item["version"] for item in lock["packages"]}
-        script = (
-            "import importlib.metadata as m, json, re\n"
-            "print(json.dumps({re.sub(r'[-_.]+', '-', d.metadata['Name']).lower(): [d.version, d.read_text('direct_url.json')] for d in m.distributions()}))"
-        )
-        found = json.loads(self.ssh(state, f'{PREFIX}/venvs/{TARGET}/bin/python -I -c "{script}"'))
-        editables = {item["package"] for item in lock["editables"]}
-        installed = {name: version for name, (version, _direct) in found.items() if name not in editables}
-        different = sorted(set(wanted.items()) ^ set(installed.items()))
-        archives = {item["name"]: item["sha256"] for item in lock["packages"] if item["kind"] in ("git", "wheel")}
-        wrong = [name for name, digest in archives.items() if digest not in (found[name][1] or "")]
-        self.figures["installed"], self.figures["difference to the lock"] = len(installed), len(different) + len(wrong)
-        if different or wrong:
-            raise Failed(f"the node differs from the lock: {different} {wrong}")
-        self.say(f"installed set == lock: {len(installed)} packages, {len(archives)} by content, and {len(editables)} editable")
+        """The set installed on the node equals the lock: names, versions, and every file of every wheel."""
+        script = (ROOT / "molecule" / "shared" / "compare_installed.py").read_text()
+        said = self.ssh(state, f"{PREFIX}/venvs/{TARGET}/bin/python -I - {PREFIX}/bundle {TARGET}", script=script, check=False).strip()
+        lines = said.splitlines()
+        if len(lines) != 1 or not lines[0].endswith("packages are what is locked"):
+            raise Failed(f"the node differs from the lock:\n{said}")
+        self.figures["installed set against the lock: differences"] = 0
+        self.say(f"installed set == lock, by name, version and content: {said}")
+
+    def patch_tree(self) -> None:
+        """Patch a real checkout and restore it; note the table of its references."""
+        tree = self.work / "tree"
+        shutil.rmtree(tree, ignore_errors=True)
+        self.call("git", "clone", "-q", "-b", "release/v0.1", self.bundle / "repos/github.com/RLinf/RLinf.git", tree)
+        self.table = self.call(sys.executable, "-m", "tests.real.patch_tree", tree, self.bundle, cwd=ROOT)
+        self.say("patched and restored the real tree")
 
     def peer_sync(self, state: Path) -> None:
         """Time ``uv pip sync`` alone on the node, from the same wheelhouse, with an empty cache; then remove what it made."""
@@ -231,6 +236,7 @@ class Run:
             "changed"
         ]
         self.compare_lock(reference)
+        self.patch_tree()
         manifest = json.loads((self.bundle / "bundle.json").read_text())
         self.figures["bundle files"], self.figures["bundle bytes"] = (
             len(manifest["files"]),
@@ -270,7 +276,8 @@ class Run:
             f"## `make real`, {datetime.date.today():%Y-%m-%d}\n\n"
             f"Target `{TARGET}` of RLinf `release/v0.1`, cut-off {CUT_OFF}; {machine}, uv {uv}; node: one host without network, its disk an ext4 image.\n"
             f"Left out, since only GitHub's releases and Hugging Face have them: {', '.join(LEFT_OUT)}.\n\n"
-            f"| what | figure (seconds where nothing else is said) |\n|---|---|\n{rows}\n"
+            f"| what | figure (seconds where nothing else is said) |\n|---|---|\n{rows}\n\n"
+            f"References of the real tree, patched and restored:\n\n```\n{self.table.strip()}\n```\n"
         )
 
 
