@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _pylock, _wheel
@@ -190,7 +190,13 @@ def collection_files(root: Path) -> dict[str, bytes]:
 def archive_bytes(files: Mapping[str, bytes]) -> bytes:
     """Return files as a gzipped tar archive, equal bytes for equal files."""
     tar, packed = io.BytesIO(), io.BytesIO()
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents if parent.name}
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        # ansible-galaxy asks the archive for the directories, too
+        for name in sorted(folders):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
         for name, content in sorted(files.items()):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644
