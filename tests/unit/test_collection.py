@@ -76,7 +76,9 @@ def test_archive_holds_only_what_a_user_needs(archive: Path) -> None:
         names = [PurePosixPath(name) for name in content.getnames()]
     assert {name.parts[0] for name in names} <= SHIPPED
     assert {"COPYING", "README.md", "meta", "playbooks", "plugins", "roles"} <= {name.parts[0] for name in names}
-    assert not [name for name in names if name.suffix in (".pyc", ".gz", ".whl") or "__pycache__" in name.parts or "fragments" in name.parts]
+    assert not [
+        name for name in names if name.suffix in (".pyc", ".gz", ".whl") or "__pycache__" in name.parts or "fragments" in name.parts
+    ]
 
 
 def test_depends_on_no_other_collection() -> None:
