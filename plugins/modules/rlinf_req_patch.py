@@ -141,6 +141,10 @@ results:
     reason:
       description: Why.
       type: str
+reason:
+  description: In check mode, what is not there yet.
+  type: str
+  returned: in check mode, if the bundle or a checkout is not there
 after_prepare:
   description: In check mode, that the bundle or the checkout is not there yet, so that what would be done is known only later.
   type: bool
