@@ -97,13 +97,13 @@ def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
     """Return whether a file or link is what the manifest says; it is read only where size and modification time leave it open."""
     try:
         if "link" in entry:
-            return os.readlink(path) == entry["link"]
+            return bool(os.readlink(path) == entry["link"])
         status = path.stat()
     except OSError:
         return False
     if status.st_size != entry["size"] or not path.is_file():
         return False
-    return status.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"]
+    return bool(status.st_mtime_ns == entry["mtime_ns"]) or sha256_file(path) == entry["sha256"]
 
 
 def _aside(place: Path) -> tuple[Path, Path]:
