@@ -187,9 +187,7 @@ class _Planner:
 
     def _raise_problems(self) -> None:
         if self.problems:
-            raise TargetError(
-                "\n".join([f"target {self.target.name}: nothing was changed, since:", *(f"- {text}" for text in self.problems)])
-            )
+            raise TargetError("\n".join([f"target {self.target.name} cannot be put in place:", *(f"- {text}" for text in self.problems)]))
 
     def _tree(self, name: str) -> Action:
         wanted, repository = self.wanted, self.wanted.catalog.repositories[name]
