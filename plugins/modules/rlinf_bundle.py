@@ -145,8 +145,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring the bundle to the state asked for, or say what that would change."""
     params = module.params
     bundle = Bundle(Path(params["bundle_dir"]))
-    if module.check_mode and params["state"] != "sealed" and not bundle.root.exists():
-        return {"changed": True, "reason": f"would be {params['state']} after push: {bundle.root} is not there yet", "after_push": True}
+    if module.check_mode and not bundle.root.exists():
+        pushed = params["state"] != "sealed"
+        before = "push" if pushed else "download"
+        return {
+            "changed": True,
+            "reason": f"would be {params['state']} after {before}: {bundle.root} is not there yet",
+            "after_push": pushed,
+        }
     start = time.monotonic()
     options: dict[str, Any] = {"full": params["full"], "jobs": params["jobs"], "check": module.check_mode}
     if params["state"] == "sealed":

@@ -335,6 +335,12 @@ def test_a_stamp_in_the_bundle_is_refused(carried: dict[str, Any], run_module: R
         run_module("rlinf_bundle", {**carried, "stamp": f"{carried['bundle_dir']}/stamp.json"})
 
 
+def test_before_the_first_download_check_mode_goes_on(tmp_path: Path, run_module: Run) -> None:
+    result = run_module("rlinf_bundle", {"bundle_dir": str(tmp_path / "bundle"), "state": "sealed"}, check=True)
+    assert result["changed"] and "after download" in result["reason"]
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_before_the_push_check_mode_goes_on(tmp_path: Path, run_module: Run) -> None:
     result = run_module("rlinf_bundle", {"bundle_dir": str(tmp_path / "bundle"), "state": "verified"}, check=True)
     assert result["changed"] and result["after_push"]
