@@ -24,6 +24,7 @@ from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS = ("download", "push", "prepare", "install", "verify", "restore")
+TARGETS = ("openvla", "openvla-oft")
 NODE = "gpu01"
 _RECAP = re.compile(
     r"^(?P<host>\S+)\s*: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
@@ -69,7 +70,7 @@ class Cycle:
     :param offline: whether what runs for the node runs without network.
     """
 
-    def __init__(self, work: Path, *, targets: Sequence[str] = ("openvla",), offline: bool = True, compiler: bool = True) -> None:
+    def __init__(self, work: Path, *, targets: Sequence[str] = TARGETS, offline: bool = True, compiler: bool = True) -> None:
         self.work, self.targets, self.offline = work, list(targets), offline
         work.mkdir(parents=True, exist_ok=True)
         self.bundle, self.prefix, self.home = work / "bundle", work / "node", work / "home"

@@ -109,9 +109,9 @@ def print_summary(cycle: Cycle, passes: list[list[Play]]) -> None:
         top = "/".join(path.split("/")[: 2 if path.startswith("wheelhouse/") else 1])
         counts[top] += 1
         sizes[top] += entry["size"]
-    print(f"\nIn the bundle: {len(files)} files, {megabytes(sum(sizes.values()))}, {len(cycle.manifest()['repositories'])} repositories")
+    print(f"\nIn the bundle: {len(files)} files, {words(sum(sizes.values()))}, {len(cycle.manifest()['repositories'])} repositories")
     for top in sorted(counts):
-        print(f"  {top:<18}{counts[top]:5} files {megabytes(sizes[top]):>10}")
+        print(f"  {top:<18}{counts[top]:5} files {words(sizes[top]):>10}")
     for target in cycle.targets:
         print_target(cycle, target)
     print("\nSeconds       first   again")
@@ -137,9 +137,9 @@ def print_target(cycle: Cycle, target: str) -> None:
     print(f"  {'from the network':<28}none")
 
 
-def megabytes(size: int) -> str:
+def words(size: int) -> str:
     """Return a number of bytes in words."""
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests.demo.cycle import PLAYS, Cycle, Play, can_compile, can_unshare
 from tests.demo.world import CUT_OFF
@@ -70,7 +71,7 @@ def activated(twice: Twice, code: str) -> str:
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     assert can_unshare(), "unshare -rn does not work here, so no node can be kept off the network"
     assert can_compile(), "a C compiler and the headers of this Python are needed"
-    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=[TARGET]) as cycle:
+    with Cycle(tmp_path_factory.mktemp("cycle") / "work") as cycle:
         run = Twice(cycle)
         # a first look changes nothing, although nothing is there yet
         cycle.play("download", "--check", "--diff")
@@ -104,8 +105,8 @@ def test_what_is_installed_is_what_is_locked(twice):
     installed = {re.sub(r"[-_.]+", "-", name).lower(): what for name, what in found.items()}
     editables = {item["package"] for item in lock["editables"]}
     assert editables == {"libero"}
-    versions = {name: version for name, (version, _url) in installed.items() if name not in editables}
-    assert versions == {package["name"]: package["version"] for package in lock["packages"]}
+    versions = {name: Version(version) for name, (version, _url) in installed.items() if name not in editables}
+    assert versions == {package["name"]: Version(package["version"]) for package in lock["packages"]}
     for package in lock["packages"]:
         if package["kind"] in ("git", "wheel"):
             assert package["sha256"] in installed[package["name"]][1], package["name"]
@@ -133,7 +134,8 @@ def test_nothing_newer_than_the_cut_off_is_in_the_bundle(twice):
 
 
 def test_the_bundle_names_no_path_of_the_bastion_and_no_mirror(twice):
-    needles = [str(twice.cycle.work).encode(), b"127.0.0.1"]
+    # the URL of an index is kept, since that is where a package came from; a rewritten one is not
+    needles = [str(twice.cycle.work).encode(), f"{twice.cycle.upstream.url}/git/".encode()]
     texts = [
         path
         for path in twice.cycle.bundle.rglob("*")
@@ -147,6 +149,12 @@ def test_the_bundle_names_no_path_of_the_bastion_and_no_mirror(twice):
 
 def test_the_compiled_package_answers_on_the_node(twice):
     assert twice.cycle.node_python(TARGET, "from evdev import _input; print(_input.answer())") == "42\n"
+
+
+def test_a_fork_at_the_version_of_the_index_is_installed_where_it_is_asked_for(twice):
+    code = "import transformers as t; print(t.__version__, getattr(t, 'ATTENTION', 'causal'))"
+    assert twice.cycle.node_python(TARGET, code) == "4.40.1 causal\n"
+    assert twice.cycle.node_python("openvla-oft", code) == "4.40.1 bidirectional\n"
 
 
 def test_libero_asks_nothing_on_an_activated_node(twice):
