@@ -83,7 +83,7 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
         "environments": environments(node),
-        "journals": sorted(path.name for path in node.journals.glob("*")),
+        "journals": sorted(path.parent.name for path in node.journals.glob("*/journal.json")),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
         "glibc": glibc_version(),
@@ -196,7 +196,7 @@ def mount_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> tupl
     except OSError:
         return best
     for line in lines:
-        left, _, right = line.partition(" - ")
+        left, _ignored, right = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), left.split(" ")[4])
         below = resolved == point or resolved.startswith(f"{point.rstrip('/')}/")
         if below and (best[0] is None or len(point) >= len(best[0])):
@@ -210,7 +210,7 @@ def mount_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> tupl
 def glibc_version() -> str | None:
     """Return glibc's version (confstr(3)); None with another C library."""
     try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        name, _ignored, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (ValueError, OSError):
         return None
     return version if name == "glibc" else None
