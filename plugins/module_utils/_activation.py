@@ -33,8 +33,9 @@ def check_exports(exports: Mapping[str, Any]) -> None:
             raise VenvError(f"exports: {name} must be text (in quotes), or a mapping with the single key 'prepend' and a path.")
 
 
-def activated(environment: Path, exports: Mapping[str, Any], base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that a program started in the activated environment has besides those of *base*."""
+def activated(environment: Path, exports: Mapping[str, Any], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that a program started in the activated environment has besides those of *base* (by default, of this process)."""
+    base = os.environ if base is None else base
     found = {"VIRTUAL_ENV": os.fspath(environment), "PATH": f"{environment / 'bin'}:{base.get('PATH', os.defpath)}"}
     for name, value in exports.items():
         found[name] = value["prepend"] if isinstance(value, Mapping) else value

@@ -28,6 +28,11 @@ CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
 
 
+def at_home(path: str) -> Path:
+    """Return an absolute path for what a user gave, a leading ``~`` expanded: for values that no argument spec can call a path."""
+    return Path(path).expanduser().absolute()
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the SHA-256 of *data* in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

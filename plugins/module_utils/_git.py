@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, cast
 from urllib.parse import urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
@@ -343,8 +344,7 @@ def _execute(arguments: Sequence[str], folder: Path | None, env: Mapping[str, st
         holder = git.Git(folder or "/").execute(command, as_process=True, env=env, start_new_session=True)
     except (git.GitCommandNotFound, git.NoSuchPathError):
         raise GitError("git is not there. Install git and run again.", problem="tool") from None
-    process = holder.proc
-    assert process is not None
+    process = cast("subprocess.Popen[bytes]", holder.proc)
     try:
         stdout, stderr = _communicate(process, timeout)
         return process.wait(), stdout, stderr
@@ -363,8 +363,7 @@ def _communicate(process: subprocess.Popen[bytes], timeout: float | None) -> tup
     parts: dict[str, list[bytes]] = {"out": [], "err": []}
     with selectors.DefaultSelector() as selector:
         for stream, label in ((process.stdout, "out"), (process.stderr, "err")):
-            assert stream is not None
-            selector.register(stream, selectors.EVENT_READ, label)
+            selector.register(cast(IO[bytes], stream), selectors.EVENT_READ, label)
         while selector.get_map():
             ready = selector.select(timeout)
             if not ready:

@@ -19,8 +19,8 @@ def config_text(settings: Iterable[tuple[str, str]]) -> str:
     """
     lines, section = [], ""
     for key, value in settings:
-        head, _, name = key.rpartition(".")
-        first, _, rest = head.partition(".")
+        head, _ignored, name = key.rpartition(".")
+        first, _ignored, rest = head.partition(".")
         wanted = f"[{first} {_quoted(rest)}]" if rest else f"[{first}]"
         if wanted != section:
             lines.append(wanted)

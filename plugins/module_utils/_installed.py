@@ -64,7 +64,7 @@ def distributions(environment: Path) -> dict[str, Distribution]:
     """
     found: dict[str, Distribution] = {}
     for entry in sorted(site_packages(environment).glob("*.dist-info")):
-        stem, _, version = entry.name.removesuffix(".dist-info").rpartition("-")
+        stem, _ignored, version = entry.name.removesuffix(".dist-info").rpartition("-")
         name = normalize(stem)
         if name in found:
             raise VenvError(f"{environment} holds {name} twice: {found[name].version} and {version}. Install again to have it built anew.")

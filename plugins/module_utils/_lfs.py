@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove
@@ -36,8 +37,8 @@ def place(folder: Path, digest: str) -> Path:
 
 def missing(store: Git, commit: str, about: str) -> list[str]:
     """Return the objects of a commit that a mirror lacks."""
-    assert store.git_dir is not None
-    return [digest for digest in objects(store, commit, about) if not place(store.git_dir, digest).is_file()]
+    git_dir = cast(Path, store.git_dir)
+    return [digest for digest in objects(store, commit, about) if not place(git_dir, digest).is_file()]
 
 
 def fetch(store: Git, commit: str, about: str) -> None:
@@ -45,22 +46,22 @@ def fetch(store: Git, commit: str, about: str) -> None:
 
     :raises GitError: one cannot be had, or the repository sends git-lfs to a URL that is not allowed.
     """
-    assert store.git_dir is not None
+    git_dir = cast(Path, store.git_dir)
     wanted = missing(store, commit, about)
     if not wanted:
         return
     for line in (store.test("config", "--blob", f"{commit}:.lfsconfig", "--get-regexp", r"url$") or "").splitlines():
         check_url(line.partition(" ")[2], f"{about}: .lfsconfig")
     store.fetch("lfs", "fetch", "origin", commit, about=about)
-    lost = [digest for digest in wanted if not place(store.git_dir, digest).is_file()]
+    lost = [digest for digest in wanted if not place(git_dir, digest).is_file()]
     if lost:
         raise GitError(
             f"{about}: {len(lost)} LFS objects could not be had, {lost[0]} among them. Its LFS server may lack them.", problem="damaged"
         )
     for digest in wanted:
-        fsync_file(place(store.git_dir, digest))
+        fsync_file(place(git_dir, digest))
     for name in ("tmp", "incomplete", "cache", "logs"):
-        remove(store.git_dir / "lfs" / name)
+        remove(git_dir / "lfs" / name)
 
 
 def check_out(tree: Git, mirror: Path, folder: Path, about: str) -> None:

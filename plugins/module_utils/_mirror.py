@@ -143,7 +143,7 @@ def remote_refs(git: Git, url: str, about: str) -> Refs:
     """
     default, head, found = None, None, {}
     for line in git.ask("ls-remote", "--symref", "--", url, about=about).splitlines():
-        value, _, name = line.partition("\t")
+        value, _ignored, name = line.partition("\t")
         if name == "HEAD" and value.startswith("ref: refs/heads/"):
             default = value.removeprefix("ref: refs/heads/")
         elif name == "HEAD":
@@ -394,7 +394,10 @@ class _Work:
         # upstream may have moved since it was asked; what was fetched counts
         listed = self.store(place).read("for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/tags", about=self.about)
         commit = self.choose(replace(plan.refs, objects=dict(line.rsplit(" ", 1) for line in listed.splitlines()), peeled={}), place)
-        assert commit is not None
+        if commit is None:
+            raise GitError(
+                f"{self.about}: upstream changed while it was mirrored, and has no such version any more. Run again.", problem="ref"
+            )
         return commit
 
     def _keep(self, store: Git, name: str) -> None:

@@ -337,7 +337,7 @@ class _Local:
         digest = seen.get(unquote(without_userinfo(reference.base)))
         if seen and digest is None:
             return _Answer("remote_wheel", f"the bundle's wheel of this name is that of {redact(min(seen))}")
-        _, asked, wanted = reference.url.partition("#sha256=")
+        _ignored, asked, wanted = reference.url.partition("#sha256=")
         if asked and digest and wanted.partition("&")[0].lower() != digest:
             return _Answer("remote_wheel", f"the bundle's wheel of this name has another digest, {digest}")
         return _Answer("local_wheel", "", path, _url(path))
@@ -369,7 +369,9 @@ def _files_of(project: Path, worktrees: Iterable[Path], files: Collection[str] |
     if not (project / "requirements").is_dir() and not main.is_file():
         raise PatchError(f"{project} has neither requirements/ nor pyproject.toml. Give the project's checkout as project_dir.")
     found = [
-        (Path(folder, name), REQUIREMENTS, project) for folder, _, names in os.walk(project / "requirements") for name in sorted(names)
+        (Path(folder, name), REQUIREMENTS, project)
+        for folder, _ignored, names in os.walk(project / "requirements")
+        for name in sorted(names)
     ]
     candidates = [item for item in found if item[0].suffix == ".txt"] + [(main, MAIN, project)]
     if files is not None:

@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
         data: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise LockError(f"{path} is damaged ({error}). Remove its folder and lock the target again.") from None
-    if str(data.get("lock-version", "")).split(".")[0] != "1":
+    if str(data.get("lock-version", "")).partition(".")[0] != "1":
         raise LockError(f"{path} has lock-version {data.get('lock-version')!r}; 1.x is understood.")
     return data
 

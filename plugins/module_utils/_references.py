@@ -362,7 +362,7 @@ def _toml_strings(text: str) -> Iterator[_Token]:
         else:
             decoded = [(_decoded(part), part.span()) for part in _TOML_CHARACTER.finditer(text, start, end)]
             kept = [(character, span) for character, span in decoded if character]
-            chars = _Chars("".join(character for character, _ in kept), [span for _, span in kept])
+            chars = _Chars("".join(character for character, _ignored in kept), [span for _ignored, span in kept])
         yield _Token(token.start(), token.end(), chars)
 
 

@@ -71,7 +71,7 @@ class Pin:
         url = self.url
         if not url or not url.startswith("git+"):
             return None
-        plain, _, fragment = url.removeprefix("git+").partition("#")
+        plain, _ignored, fragment = url.removeprefix("git+").partition("#")
         found = _COMMIT.match(plain)
         if not found:
             raise LockError(f"{self.name}: uv gave {url} without a commit. Please report this.")

@@ -81,7 +81,7 @@ class UvWheel:
         except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is damaged ({error}). Push the bundle again.") from None
         digests = {row[0]: row[1] for row in csv.reader(record.splitlines()) if len(row) > 1}
-        algorithm, _, digest = digests.get(member, "").partition("=")
+        algorithm, _ignored, digest = digests.get(member, "").partition("=")
         if algorithm != "sha256":
             raise BundleError(f"{path} holds no uv with a sha256 in its RECORD. Download and push the bundle again.")
         return cls(path, version, member, base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex())

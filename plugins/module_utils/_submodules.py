@@ -33,7 +33,7 @@ def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
     about = f"the submodules of {without_userinfo(url)}"
     pinned = {}
     for line in store.read("ls-tree", "-r", "-z", commit, about=about).split("\0"):
-        head, _, path = line.partition("\t")
+        head, _ignored, path = line.partition("\t")
         if head.startswith("160000 "):
             pinned[path] = head.split()[2]
     listed = (
@@ -43,7 +43,7 @@ def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
     )
     entries: dict[str, dict[str, str]] = {}
     for item in (listed or "").split("\0"):
-        key, _, value = item.partition("\n")
+        key, _ignored, value = item.partition("\n")
         if key:
             entries.setdefault(key.split(".", 1)[1].rpartition(".")[0], {})[key.rpartition(".")[2]] = value
     found = []
@@ -69,7 +69,7 @@ def resolve_relative(base: str, url: str) -> str:
             separator = "/" if "/" in place.partition("://")[2] or ("://" not in place and "/" in place) else ":"
             if "://" in place and separator == ":":
                 raise GitError(f"the submodule URL {url!r} goes up too far from {without_userinfo(base)}.", problem="other")
-            place, cut, _ = place.rpartition(separator)
+            place, cut, _ignored = place.rpartition(separator)
             if not cut:
                 raise GitError(f"the submodule URL {url!r} goes up too far from {without_userinfo(base)}.", problem="other")
         rest = rest.partition("/")[2]

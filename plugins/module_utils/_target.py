@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _patch, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, diff, perform
@@ -145,8 +145,7 @@ class _Planner:
         trees = self._each(self._tree, target.repositories)
         found = self._try(lambda: find_lock(wanted, self.manifest))
         self._raise_problems()
-        assert found is not None
-        folder, lock = found
+        folder, lock = cast("tuple[Path, dict[str, Any]]", found)
         # one that will be made, or moved, is as the lock's
         drift = [] if trees[0].changed else drifted(wanted.project, lock["files"])
         if drift and not wanted.allow_drift:

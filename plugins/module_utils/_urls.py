@@ -85,7 +85,7 @@ class RepositoryId:
         else:
             parts = _split(url)
             host, path = parts.hostname or "", unquote(parts.path)
-        owner, _, name = path.strip("/").rpartition("/")
+        owner, _ignored, name = path.strip("/").rpartition("/")
         name = name.removesuffix(".git")
         pieces = [host.lower(), *owner.split("/"), name]
         if not all(_PART.match(piece) for piece in pieces):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from packaging.version import InvalidVersion, Version
 
@@ -288,8 +288,7 @@ class Venv:
         }
 
     def _project_link(self) -> Path:
-        assert self.project_dir is not None
-        return self.project_dir / ".venv"
+        return cast(Path, self.project_dir) / ".venv"
 
     def _project_link_free(self) -> bool:
         """Whether ``.venv`` is to be made: it is not there, or leads nowhere. Another target's, or the user's own, stays."""

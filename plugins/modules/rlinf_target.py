@@ -183,6 +183,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
+from ansible_collections.rlinf.offline.plugins.module_utils._files import at_home
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
 
@@ -225,7 +226,7 @@ def wanted_of(module: AnsibleModule) -> Any:
         home=Path(params["home"] or Path.home()).absolute(),
         assets_dir=Path(params["assets_dir"] or node.assets).absolute(),
         project_dir=Path(params["project_dir"]).absolute() if params["project_dir"] else None,
-        repo_paths={name: Path(path).expanduser().absolute() for name, path in params["repo_paths"].items() if path},
+        repo_paths={name: at_home(path) for name, path in params["repo_paths"].items() if path},
         leave_out=frozenset(params["leave_out"]),
         strict=params["strict"],
         allow_drift=params["allow_drift"],

@@ -125,6 +125,7 @@ class Cycle:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            check=False,
         )
         seconds = time.monotonic() - start
         recaps = list(_RECAP.finditer(done.stdout))

@@ -9,13 +9,14 @@ import os
 import re
 import stat
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
-from tests.demo.cycle import PLAYS, Cycle, Play, can_compile, can_unshare
+from tests.demo.cycle import PLAYS, TARGETS, Cycle, Play, can_compile, can_unshare
 from tests.demo.world import CUT_OFF
 
 TARGET = "openvla"
@@ -97,19 +98,25 @@ def test_only_the_download_uses_the_network(twice):
     assert {name: paths for name, paths in twice.asked.items() if paths} == {}
 
 
-def test_what_is_installed_is_what_is_locked(twice):
-    lock = twice.cycle.lock(TARGET)
-    each = "{d.metadata['Name']: [d.version, d.read_text('direct_url.json')] for d in m.distributions()}"
-    code = f"import importlib.metadata as m, json; print(json.dumps({each}))"
-    found = json.loads(twice.cycle.node_python(TARGET, code, PYTHONNOUSERSITE="1"))
-    installed = {re.sub(r"[-_.]+", "-", name).lower(): what for name, what in found.items()}
-    editables = {item["package"] for item in lock["editables"]}
-    assert editables == {"libero"}
-    versions = {name: Version(version) for name, (version, _url) in installed.items() if name not in editables}
-    assert versions == {package["name"]: Version(package["version"]) for package in lock["packages"]}
-    for package in lock["packages"]:
-        if package["kind"] in ("git", "wheel"):
-            assert package["sha256"] in installed[package["name"]][1], package["name"]
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_installed_is_what_is_locked(twice, target):
+    lock = twice.cycle.lock(target)
+    code = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+    found = json.loads(twice.cycle.node_python(target, code, PYTHONNOUSERSITE="1"))
+    installed = {re.sub(r"[-_.]+", "-", name).lower(): Version(version) for name, version in found.items()}
+    assert [installed.pop(item["package"]) for item in lock["editables"]] == [Version("0.1.0")]
+    assert installed == {package["name"]: Version(package["version"]) for package in lock["packages"]}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_installed_files_are_those_of_the_bundles_wheels(twice, target):
+    site = Path(twice.cycle.node_python(target, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    for package in twice.cycle.lock(target)["packages"]:
+        wheel = twice.cycle.bundle / package["path"]
+        assert hashlib.sha256(wheel.read_bytes()).hexdigest() == package["sha256"]
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if not name.endswith(("/", ".dist-info/RECORD")) and ".data/" not in name]
+            assert [name for name in names if (site / name).read_bytes() != archive.read(name)] == [], wheel.name
 
 
 def test_the_lock_holds_what_the_sequence_of_steps_gives(twice):

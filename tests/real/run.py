@@ -170,7 +170,7 @@ class Run:
         said = self.call(Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, f"rlinf.offline.{name}", *extra, cwd=ROOT)
         recaps = {}
         for line in said[said.rindex("PLAY RECAP") :].splitlines()[1:]:
-            host, _, counts = line.partition(":")
+            host, _ignored, counts = line.partition(":")
             if counts:
                 recaps[host.strip()] = {key: int(value) for key, value in (item.split("=") for item in counts.split())}
         return recaps.get("gpu01") or recaps["bastion"]
@@ -277,7 +277,7 @@ class Run:
             f"Target `{TARGET}` of RLinf `release/v0.1`, cut-off {CUT_OFF}; {machine}, uv {uv}; node: one host without network, its disk an ext4 image.\n"
             f"Left out, since only GitHub's releases and Hugging Face have them: {', '.join(LEFT_OUT)}.\n\n"
             f"| what | figure (seconds where nothing else is said) |\n|---|---|\n{rows}\n\n"
-            f"References of the real tree, patched and restored:\n\n```\n{self.table.strip()}\n```\n"
+            f"References of the real tree, patched and restored:\n\n```\n{self.table.strip().replace(str(self.work), "…")}\n```\n"
         )
 
 

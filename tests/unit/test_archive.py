@@ -249,7 +249,7 @@ def test_no_damage_gets_past_the_errors(data: st.DataObject, tmp_path_factory: p
     tmp_path = tmp_path_factory.mktemp("damage")
     make = data.draw(st.sampled_from([make_zip, lambda path, entries: make_tar(path, entries, "w:")]))
     content = bytearray(make(tmp_path / "a", GOOD).read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
+    for _ignored in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "a").write_bytes(content)
     try:
@@ -278,7 +278,7 @@ def patched_zip(tmp_path: Path, find: bytes, replacement: bytes, where: int) -> 
     """Return a zip in which the occurrence number *where* of some bytes is replaced."""
     data = make_zip(tmp_path / "a.zip", [("abcd", b"x" * 50), ("efgh", b"y" * 50)], compression=zipfile.ZIP_STORED).read_bytes()
     position = -1
-    for _ in range(where + 1):
+    for _ignored in range(where + 1):
         position = data.index(find, position + 1)
     (tmp_path / "a.zip").write_bytes(data[:position] + replacement + data[position + len(find) :])
     return tmp_path / "a.zip"

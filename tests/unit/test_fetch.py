@@ -246,7 +246,7 @@ def test_a_server_that_falls_silent_ends_in_an_error(upstream: Upstream, place: 
 
 def test_a_server_that_drips_makes_no_progress(place: Path) -> None:
     def drip() -> None:
-        connection, _ = server.accept()
+        connection, _ignored = server.accept()
         with connection:
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
@@ -276,7 +276,7 @@ def test_an_address_that_swallows_everything_ends_in_time(place: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
-        waiting = [socket.socket() for _ in range(3)]
+        waiting = [socket.socket() for _ignored in range(3)]
         for other in waiting:
             other.setblocking(False)
             other.connect_ex(server.getsockname())

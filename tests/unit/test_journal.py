@@ -251,7 +251,7 @@ def test_two_projects_share_a_list_of_ignored_files(site: Site, tmp_path: Path) 
 
 
 def test_patching_twice_keeps_the_first_list_of_ignored_files(site: Site) -> None:
-    for _ in range(2):
+    for _ignored in range(2):
         site.apply()
         site.states()
     site.journal.purge()

@@ -254,7 +254,7 @@ def test_requirement_files_keep_everything_but_the_urls(lines: list[Line], end: 
     found = in_requirements(source.text)
     assert source.encode(rewrite_requirements(source.text, led(found))) == after
     # found again, they are the same but for the URLs, and those that were led are local now
-    left = [item.url for item in found if item not in [reference for reference, _ in led(found)]]
+    left = [item.url for item in found if item not in [reference for reference, _ignored in led(found)]]
     assert [item.url for item in in_requirements(decode(after).text)] == left
     for old, new in (line.requirements for line in lines if line.requirements):
         one, other = Requirement(old), Requirement(new)

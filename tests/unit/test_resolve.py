@@ -31,7 +31,7 @@ def test_an_ssh_url_keeps_its_user():
 
 def test_a_git_pin_without_a_commit_is_an_error():
     with pytest.raises(LockError, match="without a commit"):
-        _ = Pin.parse("a @ git+https://github.com/o/a.git@main").git
+        _ignored = Pin.parse("a @ git+https://github.com/o/a.git@main").git
 
 
 def test_the_repository_that_git_asked_for_is_found_in_what_uv_says(tmp_path: Path):

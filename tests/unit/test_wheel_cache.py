@@ -42,7 +42,7 @@ APEX = "apex-0.1-cp311-cp311-linux_x86_64.whl"
 
 
 def arguments(tmp_path: Path, upstream: Upstream, *names: str, **options: Any) -> dict[str, Any]:
-    wheels = [{"name": name.split("-")[0], "url": f"{GITHUB}{RELEASES}/{name.replace('+', '%2B')}"} for name in names or (FLASH, APEX)]
+    wheels = [{"name": name.partition("-")[0], "url": f"{GITHUB}{RELEASES}/{name.replace('+', '%2B')}"} for name in names or (FLASH, APEX)]
     rewrites = {GITHUB: f"{upstream.url}/git/github.com/"}
     return {"bundle_dir": str(tmp_path / "bundle"), "wheels": wheels, "url_rewrites": rewrites, "timeout": 20, **options}
 
