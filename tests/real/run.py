@@ -277,7 +277,7 @@ class Run:
             f"Target `{TARGET}` of RLinf `release/v0.1`, cut-off {CUT_OFF}; {machine}, uv {uv}; node: one host without network, its disk an ext4 image.\n"
             f"Left out, since only GitHub's releases and Hugging Face have them: {', '.join(LEFT_OUT)}.\n\n"
             f"| what | figure (seconds where nothing else is said) |\n|---|---|\n{rows}\n\n"
-            f"References of the real tree, patched and restored:\n\n```\n{self.table.strip().replace(str(self.work), "…")}\n```\n"
+            f"References of the real tree, patched and restored:\n\n```\n{self.table.strip().replace(str(self.work), '…')}\n```\n"
         )
 
 
