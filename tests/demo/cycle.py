@@ -136,13 +136,14 @@ class Cycle:
     def environment(self) -> dict[str, str]:
         """Return the environment of a user who has set nothing, with a home of its own."""
         kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return {
-            **kept,
-            "HOME": str(self.home),
+        ansible = {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_HOME": str(self.work / "ansible"),
+            # by default it lies in the home that the password database names, which in a namespace is root's
+            "ANSIBLE_REMOTE_TEMP": str(self.work / "ansible" / "tmp"),
         }
+        return {**kept, **ansible, "HOME": str(self.home)}
 
     # -- what came of it
 
