@@ -68,10 +68,14 @@ class Cycle:
 
     :param targets: what is installed.
     :param offline: whether what runs for the node runs without network.
+    :param push: whether the node gets a bundle of its own, by rsync; without, it shares the bastion's.
+    :param compiler: whether the world has a package to compile.
     """
 
-    def __init__(self, work: Path, *, targets: Sequence[str] = TARGETS, offline: bool = True, compiler: bool = True) -> None:
-        self.work, self.targets, self.offline = work, list(targets), offline
+    def __init__(
+        self, work: Path, *, targets: Sequence[str] = TARGETS, offline: bool = True, push: bool = True, compiler: bool = True
+    ) -> None:
+        self.work, self.targets, self.offline, self.push = work, list(targets), offline, push
         work.mkdir(parents=True, exist_ok=True)
         self.bundle, self.prefix, self.home = work / "bundle", work / "node", work / "home"
         self.home.mkdir()
@@ -96,6 +100,8 @@ class Cycle:
         }
         # the node's Python has none of the libraries that the bastion's has
         node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), "rlinf_prefix": str(self.prefix)}
+        if not self.push:
+            node["rlinf_bundle_dir"] = str(self.bundle)
         common = {"rlinf_targets": self.targets, **common_variables(self.world)}
         children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {NODE: node}}}
         return {"all": {"vars": common, "children": children}}

@@ -30,13 +30,15 @@ def main() -> int:
     options = parser.parse_args()
     work = fresh(options.work.absolute())
     log = work / "log"
-    offline, compiler = can_unshare(), can_compile()
+    offline, push, compiler = can_unshare(), bool(shutil.which("rsync")), can_compile()
     if not offline:
         print("This machine lets no user make a network namespace: the node runs with network, and is watched for using it.")
+    if not push:
+        print("No rsync here: bastion and node share one bundle, which push only verifies.")
     if not compiler:
         print("No C compiler or no Python headers here: the package with C in it comes as a wheel.")
     try:
-        with Cycle(work, offline=offline, compiler=compiler) as cycle:
+        with Cycle(work, offline=offline, push=push, compiler=compiler) as cycle:
             passes = [run_pass(cycle, number, log) for number in (1, 2)]
             print_summary(cycle, passes)
     except (PlayFailed, Unexpected) as error:
