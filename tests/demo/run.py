@@ -32,7 +32,9 @@ def main() -> int:
     log = work / "log"
     offline, push, compiler = can_unshare(), bool(shutil.which("rsync")), can_compile()
     if not offline:
-        print("This machine lets no user make a network namespace: the node runs with network, and is watched for using it.")
+        print(
+            "This machine lets no user make a network namespace: the node runs with network, and only requests to the upstream are noticed."
+        )
     if not push:
         print("No rsync here: bastion and node share one bundle, which push only verifies.")
     if not compiler:
@@ -126,7 +128,7 @@ def print_summary(cycle: Cycle, passes: list[list[Play]]) -> None:
 def print_target(cycle: Cycle, target: str) -> None:
     """Print where the packages of a target came from."""
     lock = cycle.lock(target)
-    where = "without network" if cycle.offline else "with the network watched"
+    where = "without network" if cycle.offline else "with network, the upstream not asked"
     print(
         f"\nOn {NODE}: {target}, {lock['project']['repository']} {lock['project']['commit'][:12]}, Python {lock['python']}, installed {where}"
     )
@@ -136,7 +138,6 @@ def print_target(cycle: Cycle, target: str) -> None:
         print(f"  {words:<28}{shown}")
     editables = ", ".join(f"{item['package']} (src/{item['repository']})" for item in lock["editables"])
     print(f"  {'editable':<28}{editables or 'none'}")
-    print(f"  {'from the network':<28}none")
 
 
 def words(size: int) -> str:
