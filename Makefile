@@ -69,4 +69,4 @@ changelog: setup ## CHANGELOG.rst out of changelogs/fragments, when a version is
 	$(venv)/antsibull-changelog release
 
 clean: ## What make has made, the development tools too
-	rm -rf .venv .cache build
+	rm -rf .venv .cache .demo build
