@@ -271,7 +271,7 @@ class Run:
     def report(self) -> str:
         """Return the figures as a section of docs/benchmarks.md."""
         uv = self.call(self.uv, "--version").split()[1]
-        machine = f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, kernel {platform.release()}"
+        machine = f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB, kernel {platform.release().partition('-')[0]}"
         rows = "\n".join(f"| {name} | {value} |" for name, value in self.figures.items())
         return (
             f"## `make real`, {datetime.date.today():%Y-%m-%d}\n\n"
