@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,13 @@ class Reference:
     work: Path
     upstream: Path | None
 
-    def freeze(self, name: str, arguments: Sequence[str], extra: dict[str, str]) -> list[str]:
-        """Return what is installed after the installer ran with *arguments*, without the editables."""
+    def freeze(self, name: str, arguments: Sequence[str], python: Path, extra: Mapping[str, str]) -> list[str]:
+        """Return what is installed, without the editables, after the installer ran with *arguments* and the first Python on PATH."""
         folder = self.work / "reference"
         checkout = folder / name
         shutil.rmtree(checkout, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        env = self._environment(folder) | extra
+        env = {**self._environment(folder, python), **extra}
         self.call("git", "clone", "-q", "-b", BRANCH, "https://github.com/RLinf/RLinf.git", checkout, env=env)
         self._change(checkout / "requirements" / "install.sh")
         self.call("bash", "requirements/install.sh", *arguments, cwd=checkout, env=env)
@@ -58,7 +58,7 @@ class Reference:
         shutil.rmtree(checkout)
         return sorted(line for line in said.splitlines() if line and not line.startswith("-e"))
 
-    def _environment(self, folder: Path) -> dict[str, str]:
+    def _environment(self, folder: Path, python: Path) -> dict[str, str]:
         git_config = folder / "gitconfig"
         led = f'[url "file://{self.upstream}/github.com/"]\n\tinsteadOf = https://github.com/\n[safe]\n\tdirectory = *\n'
         git_config.write_text(led if self.upstream else "", encoding="utf-8")
@@ -68,7 +68,7 @@ class Reference:
         (tools / "uv").symlink_to(self.uv)
         return {
             "GIT_CONFIG_GLOBAL": str(git_config),
-            "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{tools}:{python.parent}:/usr/local/bin:/usr/bin:/bin",
             "UV_EXCLUDE_NEWER": CUT_OFF,
             "UV_CACHE_DIR": str(folder / "cache"),
             "UV_PYTHON_DOWNLOADS": "never",
