@@ -53,6 +53,11 @@ class Bundle:
         return self.wheelhouse / "git" / mirror.removesuffix(".git") / commit
 
     @property
+    def built(self) -> Path:
+        """Wheels that nodes built from sources, by the source's SHA-256."""
+        return self.wheelhouse / "built"
+
+    @property
     def targets(self) -> Path:
         return self.root / "targets"
 
@@ -155,3 +160,12 @@ class Node:
     def locks(self) -> Path:
         """Effective locks: what each environment was built from, with absolute paths."""
         return self.state / "locks"
+
+    @property
+    def built(self) -> Path:
+        """Wheels that were built here from sources, by the source's SHA-256."""
+        return self.state / "built"
+
+    def log(self, target: str, what: str) -> Path:
+        """All that a script, or a build, of a target said when it last ran."""
+        return self.state / "logs" / target / f"{what}.log"

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
@@ -47,6 +50,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     check: bool = True,
+    log: Path | None = None,
 ) -> Completed:
     """Run a program to its end.
 
@@ -55,24 +59,28 @@ def run(
     :param env: variables besides the inherited ones (see :func:`environment`).
     :param timeout: seconds; None waits for ever.
     :param check: whether an exit status other than 0 is an error.
+    :param log: a file that gets all that it says; the result has the end of it as ``stdout``. The file is locked for as long as the
+        program, or another that it has started, goes on (see :func:`wait_for`).
     :raises ProcessError: it is not there, ran out of time, or failed (with *check*); credentials in its output are masked.
     """
     arguments = tuple(os.fspath(argument) for argument in argv)
     checkpoint(f"exec {os.path.basename(arguments[0])} {' '.join(arguments[1:3])}")
     start = time.monotonic()
     try:
-        done = subprocess.run(
-            arguments,
-            cwd=cwd,
-            env=environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        with _held(log) as stream:
+            done = subprocess.run(
+                arguments,
+                cwd=cwd,
+                env=environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=stream or subprocess.PIPE,
+                stderr=subprocess.STDOUT if stream else subprocess.PIPE,
+                timeout=timeout,
+                check=False,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
     except FileNotFoundError:
         missing = arguments[0] if cwd is None or cwd.is_dir() else os.fspath(cwd)
         raise ProcessError(f"{what}: {missing} is not there. Install it or give its path.") from None
@@ -82,10 +90,31 @@ def run(
         raise ProcessError(
             f"{what}: {arguments[0]} did not end within {timeout:g} seconds. Give a longer timeout or look at what it waits for."
         ) from None
-    result = Completed(arguments, done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+    stdout = done.stdout if log is None else log.read_bytes()[-TAIL:].decode("utf-8", "replace")
+    result = Completed(arguments, done.returncode, stdout, done.stderr or "", time.monotonic() - start)
     if check and result.status:
-        raise ProcessError(failure(result, what), status=result.status)
+        whole = f"\nAll that it said is in {log}." if log else ""
+        raise ProcessError(failure(result, what) + whole, status=result.status)
     return result
+
+
+@contextlib.contextmanager
+def _held(log: Path | None) -> Iterator[BinaryIO | None]:
+    """Open *log* for a program, empty and locked. A lock belongs to the open file, which the program and its children inherit."""
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        yield stream
+
+
+def wait_for(log: Path) -> None:
+    """Wait until no program that writes into *log* goes on: one may have outlived the module that started it, and was killed."""
+    with contextlib.suppress(FileNotFoundError), open(log, "rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def failure(result: Completed, what: str) -> str:
