@@ -68,15 +68,17 @@ class Uv:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
         check: bool = True,
+        log: Path | None = None,
     ) -> Completed:
         """Run uv with *args*; *env* adds to, and overrides, its own variables.
 
         :param what: what it is for, the beginning of an error message.
         :param timeout: seconds; None waits for ever.
         :param check: whether an exit status other than 0 is an error.
+        :param log: a file that gets all that it says (see :func:`~_process.run`).
         :raises ProcessError: it failed; uv's own explanation is in the message.
         """
-        return run([self.path, *args], what=what, cwd=cwd, env={**self.env, **(env or {})}, timeout=timeout, check=check)
+        return run([self.path, *args], what=what, cwd=cwd, env={**self.env, **(env or {})}, timeout=timeout, check=check, log=log)
 
 
 def find_uv(explicit: Path | None = None, prefix: Path | None = None) -> Path:
