@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?\Z")
 _WHEEL_FILE = re.compile(r"[^-/]+-[^-/]+(-\d[^-/]*)?-[^-/]+-[^-/]+-[^-/]+\.whl\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 Entry = TypeVar("Entry")
 
 
@@ -66,6 +67,8 @@ class Wheel:
                 f"wheel {self.name}: {self.filename!r} is not the name of a wheel (name-version-python-abi-platform.whl). Give the URL of the wheel itself."
             )
         _check_sha256(self.sha256, f"wheel {self.name}")
+        if self.python is not None:
+            _check_python(self.python, f"wheel {self.name}")
 
 
 @dataclass(frozen=True)
@@ -91,43 +94,46 @@ class Asset:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a target's installation: what a trace of upstream's own installer would hold."""
+    """One step of a target's installation: what a trace of upstream's own installer would hold.
+
+    *installs*: of a script, the steps that a trace of it would hold.
+    """
 
     kind: str
     value: Any
     options: Mapping[str, Any] = field(default_factory=dict)
+    installs: tuple[Step, ...] = ()
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The value as texts: one, or those of a list."""
+        return (self.value,) if isinstance(self.value, str) else tuple(self.value)
 
     @property
     def label(self) -> str:
         """How messages name it: ``editable LIBERO``, ``requirements requirements/embodied/envs/maniskill.txt``."""
-        value = self.value
-        if isinstance(value, Mapping):
-            value = [item for part in value.values() for item in (part if isinstance(part, (list, tuple)) else [part])]
-        if isinstance(value, (list, tuple)):
-            value = " ".join(str(item) for item in value)
-        return f"{self.kind} {value}".strip()
-
-
-# kind -> (type of its value, the options it takes besides)
-STEPS: dict[str, tuple[type | tuple[type, ...], frozenset[str]]] = {
-    "uv_sync": (list, frozenset()),  # extras of the project
-    "requirements": (list, frozenset({"build_isolation", "project_settings", "env"})),  # files of the project (*.txt) or specifiers
-    "editable": (str, frozenset({"dependencies"})),  # a repository
-    "wheel": (str, frozenset({"dependencies"})),  # a wheel of the catalogue
-    "uninstall": (list, frozenset()),  # distribution names
-    "worktree": (str, frozenset()),  # a repository that is only on a path
-}
+        folder = f"/{self.options['subdirectory']}" if self.options.get("subdirectory") else ""
+        return f"{self.kind} {' '.join(self.items)}{folder}".strip()
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is installed together: the same entry drives the lock and the node."""
+    """What is installed together: the same entry drives the lock and the node.
+
+    *metadata*: what packages require that cannot tell it without a compiler; *build_on_node*: by distribution, the programs that building
+    it needs and the variables it is built with; *licences*: variable -> what it accepts; *settings*: variable -> what it must name, where
+    the URL of an entry begins with it.
+    """
 
     name: str
     project: str
     python: str
     steps: tuple[Step, ...]
     cut_off: str | None = None
+    metadata: tuple[Mapping[str, Any], ...] = ()
+    build_on_node: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     assets: tuple[str, ...] = ()
     exports: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -135,13 +141,23 @@ class Target:
     imports: tuple[str, ...] = ()
 
     @property
+    def trace(self) -> tuple[Step, ...]:
+        """The steps in the order in which they install: those of a script follow it."""
+        return tuple(part for step in self.steps for part in (step, *step.installs))
+
+    @property
+    def worktrees(self) -> list[str]:
+        """Names of the repositories that it has working copies of: the project first."""
+        return list(dict.fromkeys([self.project, *(step.value for step in self.trace if step.kind in ("editable", "script", "worktree"))]))
+
+    @property
     def repositories(self) -> list[str]:
-        """Names of the repositories it has worktrees of: the project first."""
-        return [self.project, *(step.value for step in self.steps if step.kind in ("editable", "worktree"))]
+        """Names of the repositories that it needs mirrors of: those with working copies first."""
+        return list(dict.fromkeys([*self.worktrees, *(step.value for step in self.trace if step.kind == "package")]))
 
     @property
     def wheels(self) -> list[str]:
-        return [step.value for step in self.steps if step.kind == "wheel"]
+        return [name for step in self.trace if step.kind == "wheels" for name in step.value]
 
 
 @dataclass(frozen=True)
@@ -168,11 +184,12 @@ class Catalog:
             repositories={name: _entry(Repository, "repository", name, value) for name, value in _section(data, "repositories")},
             wheels={name: _entry(Wheel, "wheel", name, value) for name, value in _section(data, "wheels")},
             assets={name: _entry(Asset, "asset", name, value) for name, value in _section(data, "assets")},
-            targets={name: _target(name, value) for name, value in _section(data, "targets")},
+            targets={name: _target(name, value) for name, value in _extended(dict(_section(data, "targets")))},
         )
         entries: list[Repository | Wheel | Asset] = [*catalog.repositories.values(), *catalog.wheels.values(), *catalog.assets.values()]
         for entry in entries:
-            entry.check()
+            if not _has_no_host(entry):
+                entry.check()
         for target in catalog.targets.values():
             catalog._check_references(target)
         return catalog
@@ -188,6 +205,13 @@ class Catalog:
                     raise CatalogError(
                         f"target {target.name}: there is no {what} {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
                     )
+        minor = ".".join(target.python.split(".")[:2])
+        for name in target.wheels:
+            python = self.wheels[name].python
+            if python and ".".join(python.split(".")[:2]) != minor:
+                raise CatalogError(
+                    f"target {target.name} is for Python {target.python}, but its wheel {name} is for {python}. Name the wheel that fits."
+                )
 
     def select(self, targets: Iterable[str]) -> list[Target]:
         """Return the targets of these names.
@@ -204,12 +228,14 @@ class Catalog:
     def closure(self, targets: Iterable[str], leave_out: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
         """Return the repositories, wheels and assets that the targets name, as module arguments, without those left out.
 
-        :raises CatalogError: a target, or a name in *leave_out*, is not there.
+        :raises CatalogError: a target, or a name in *leave_out*, is not there; or a URL is made with a variable that is not set.
         """
         for name in leave_out:
             if name not in self.wheels and name not in self.assets:
                 raise CatalogError(f"rlinf_leave_out: {name!r} is neither a wheel nor an asset of the catalogue.")
         selected = self.select(targets)
+        for target in selected:
+            self._check_hosts(target, leave_out)
 
         def pick(names: Iterable[str], entries: Mapping[str, Any]) -> list[dict[str, Any]]:
             ordered = dict.fromkeys(name for name in names if name not in leave_out)
@@ -220,6 +246,17 @@ class Catalog:
             "wheels": pick((name for target in selected for name in target.wheels), self.wheels),
             "assets": pick((name for target in selected for name in target.assets), self.assets),
         }
+
+    def _check_hosts(self, target: Target, leave_out: Sequence[str]) -> None:
+        entries: list[Wheel | Asset] = [*(self.wheels[name] for name in target.wheels), *(self.assets[name] for name in target.assets)]
+        lacking = [entry for entry in entries if _has_no_host(entry) and entry.name not in leave_out]
+        if lacking:
+            first, *others = lacking
+            named = f"{first.name}{f' (and {len(others)} more)' if others else ''}"
+            needed = "; ".join(f"set {variable} to {text}" for variable, text in target.settings.items()) or "give its whole URL"
+            raise CatalogError(
+                f"target {target.name}: {named} cannot be fetched, since the URL {first.url!r} has no host. For this target, {needed}."
+            )
 
     def repository_for(self, url: str) -> Repository | None:
         """Return the entry of the repository that *url* names, however either is written."""
@@ -281,42 +318,122 @@ def _entry(kind: type[Entry], what: str, name: str, value: Any) -> Entry:
     return kind(**{"name": name, **{str(key): (str(given) if isinstance(given, str) else given) for key, given in value.items()}})
 
 
+def _has_no_host(entry: Repository | Wheel | Asset) -> bool:
+    """Return whether the URL of a file begins with a variable that is not set, which matters only to who wants the file."""
+    return not isinstance(entry, Repository) and entry.url.startswith("/")
+
+
+# -- targets -------------------------------------------------------------------------------------------------------------------
+
+
+def _extended(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every target's entry with what it takes over from the one that it extends.
+
+    Mappings are merged key by key, anything else takes the place of what was there; null takes it out.
+
+    :raises CatalogError: a target extends one that is not there, or, over others, itself.
+    """
+
+    def resolve(name: str, chain: tuple[str, ...]) -> Any:
+        entry = entries[name]
+        base = entry.get("extends") if isinstance(entry, Mapping) else None
+        if base is None:
+            return entry
+        if not isinstance(base, str) or base not in entries:
+            raise CatalogError(
+                f"target {name}: extends {base!r}, which is no target of the catalogue. Known: {', '.join(sorted(entries))}."
+            )
+        if base in chain:
+            raise CatalogError(f"target {name}: extends itself: {' -> '.join([*chain, base])}. Take one extends out of this circle.")
+        inherited = resolve(base, (*chain, base))
+        return _merged(inherited, entry) if isinstance(inherited, Mapping) else inherited
+
+    for name in entries:
+        yield name, resolve(name, (name,))
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**base, **own}
+    for key in set(base) & set(own):
+        if isinstance(base[key], Mapping) and isinstance(own[key], Mapping):
+            merged[key] = {**base[key], **own[key]}
+    return merged
+
+
 def _target(name: str, value: Any) -> Target:
     what = f"target {name}"
     if not isinstance(value, Mapping):
         raise CatalogError(f"{what}: must be a mapping.")
     known = [item.name for item in fields(Target) if item.name != "name"]
-    unknown = set(value) - set(known)
+    unknown = set(value) - {*known, "extends"}
     if unknown:
-        raise CatalogError(f"{what}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(known)}.")
-    python = value.get("python")
-    # YAML reads 3.10 without quotes as 3.1
-    if not isinstance(python, str) or not _PYTHON.match(python):
-        raise CatalogError(f"{what}: python must be a version like '3.11', in quotes; it is {python!r}.")
+        raise CatalogError(f"{what}: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(known)}, extends.")
     steps = value.get("steps")
     if not isinstance(steps, (list, tuple)) or not steps:
         raise CatalogError(f"{what}: steps must be a list of at least one step.")
-    links = _texts_by_name(value, "links", what)
-    for path in links:
-        check_relative(path, f"{what}: links")
-    return Target(
+    target = Target(
         name=name,
         project=str(value.get("project") or "RLinf"),
-        python=python,
-        steps=tuple(_step(what, number, step) for number, step in enumerate(steps, 1)),
+        python=_check_python(value.get("python"), what),
+        steps=tuple(_step(f"{what}: step {number}", step) for number, step in enumerate(steps, 1)),
         cut_off=str(value["cut_off"]) if value.get("cut_off") else None,
+        metadata=_metadata(value.get("metadata"), f"{what}: metadata"),
+        build_on_node=_build_on_node(value.get("build_on_node"), f"{what}: build_on_node"),
+        licences=_variables(value, "licences", what),
+        settings=_variables(value, "settings", what),
         assets=_texts(value.get("assets"), f"{what}: assets"),
         exports=_mapping(value.get("exports"), f"{what}: exports"),
-        files=_texts_by_name(value, "files", what),
-        links=links,
+        files=_texts_by_name(value.get("files"), f"{what}: files"),
+        links=_texts_by_name(value.get("links"), f"{what}: links"),
         imports=_texts(value.get("imports"), f"{what}: imports"),
     )
+    for path in target.links:
+        check_relative(path, f"{what}: links")
+    _check_overlays(target)
+    return target
+
+
+def _check_python(value: Any, what: str) -> str:
+    # YAML reads 3.10 without quotes as 3.1
+    if not isinstance(value, str) or not _PYTHON.match(value):
+        raise CatalogError(f"{what}: python must be a version like '3.11', in quotes; it is {value!r}.")
+    return value
+
+
+def _check_overlays(target: Target) -> None:
+    """Refuse an overlay of, or from, what cannot be there when it is made, or is not there at the end."""
+    installed = False
+    overlaid: dict[str, str] = {}
+    for step in target.trace:
+        place = f"target {target.name}: {step.label}"
+        if step.kind == "overlay":
+            names = canonical(step.value), canonical(step.options["from"])
+            if names[0] == names[1] or names[0] in overlaid:
+                raise CatalogError(
+                    f"{place}: {step.value} {'is overlaid already' if names[0] in overlaid else 'cannot be overlaid by itself'}."
+                )
+            if not installed:
+                raise CatalogError(f"{place}: nothing is installed before it. Put it after the steps that bring {' and '.join(names)}.")
+            overlaid |= dict.fromkeys(names, step.label)
+        elif step.kind == "uninstall":
+            gone = [name for name in step.value if canonical(name) in overlaid]
+            if gone:
+                raise CatalogError(
+                    f"{place}: {gone[0]} is needed by {overlaid[canonical(gone[0])]}, an earlier step. Leave one of them out."
+                )
+        installed = installed or step.kind in INSTALLING
+
+
+def canonical(name: str) -> str:
+    """Return the name of a distribution as it is compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
+    """Return a mapping without what null takes out of it."""
     if value is not None and not isinstance(value, Mapping):
         raise CatalogError(f"{what} must be a mapping.")
-    return {str(key): item for key, item in (value or {}).items()}
+    return {str(key): item for key, item in (value or {}).items() if item is not None}
 
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:
@@ -325,42 +442,154 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
     return tuple(value or ())
 
 
-def _texts_by_name(entry: Mapping[str, Any], key: str, what: str) -> dict[str, str]:
-    found = _mapping(entry.get(key), f"{what}: {key}")
+def _texts_by_name(value: Any, what: str) -> dict[str, str]:
+    found = _mapping(value, what)
     for name, text in found.items():
         if not isinstance(text, str):
-            raise CatalogError(f"{what}: {key}: {name} must be text; put it in quotes.")
+            raise CatalogError(f"{what}: {name} must be text; put it in quotes.")
     return found
 
 
-def _step(what: str, number: int, value: Any) -> Step:
-    place = f"{what}: step {number}"
+def _variables(entry: Mapping[str, Any], key: str, what: str) -> dict[str, str]:
+    found = _texts_by_name(entry.get(key), f"{what}: {key}")
+    for name in found:
+        if not _VARIABLE.match(name):
+            raise CatalogError(f"{what}: {key}: {name!r} is not the name of a variable.")
+    return found
+
+
+def _named(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not _NAME.match(value):
+        raise CatalogError(f"{what}: {value!r} is not usable as a name (letters, digits, '.', '_', '+', '-').")
+    return value
+
+
+def _metadata(value: Any, what: str) -> tuple[dict[str, Any], ...]:
+    """Read static metadata of packages, as uv's ``dependency-metadata`` has it."""
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise CatalogError(f"{what} must be a list of mappings with name, version and requires_dist.")
+    found = []
+    for number, entry in enumerate(value or (), 1):
+        place = f"{what}: {number}"
+        item = _mapping(entry, place)
+        if set(item) != {"name", "version", "requires_dist"}:
+            raise CatalogError(f"{place}: must have name, version and requires_dist, and nothing else.")
+        requires = _texts(item["requires_dist"], f"{place}: requires_dist")
+        found.append({"name": _named(item["name"], place), "version": _named(item["version"], place), "requires_dist": list(requires)})
+    return tuple(found)
+
+
+def _build_on_node(value: Any, what: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, entry in _mapping(value, what).items():
+        place = f"{what}: {_named(name, what)}"
+        item = _mapping(entry, place)
+        unknown = set(item) - {"needs", "env"}
+        if unknown:
+            raise CatalogError(f"{place}: unknown key {', '.join(sorted(unknown))}. Known: needs, env.")
+        needs = [_named(program, place) for program in _texts(item.get("needs"), f"{place}: needs")]
+        found[canonical(name)] = {"needs": needs, "env": _environment(item.get("env"), f"{place}: env")}
+    return found
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------------
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise CatalogError(f"{what} must be true or false.")
+    return value
+
+
+def _below(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise CatalogError(f"{what} must be text; put it in quotes.")
+    return check_relative(value, what)
+
+
+def _paths(value: Any, what: str) -> list[str]:
+    return [check_relative(item, what) for item in _texts(value, what)]
+
+
+def _environment(value: Any, what: str) -> dict[str, str]:
+    found = _texts_by_name(value, what)
+    for name, text in found.items():
+        if not _VARIABLE.match(name) or "\x00" in text:
+            raise CatalogError(f"{what}: {name!r} is not the name of an environment variable, or its value holds a NUL.")
+    return found
+
+
+def _arguments(value: Any, what: str) -> list[str]:
+    found = list(_texts(value, what))
+    if not found or not found[0].strip() or found[0].startswith("-") or any("\x00" in item for item in found):
+        raise CatalogError(f"{what} must be a program and its arguments, as a list of texts.")
+    return found
+
+
+# what an option is read by: its value and, for the message, its name -> its value, checked
+_OPTIONS: dict[str, Callable[[Any, str], Any]] = {
+    "build_isolation": _flag,
+    "project_settings": _flag,
+    "dependencies": _flag,
+    "env": _environment,
+    "subdirectory": _below,
+    "from": _named,
+    "path": _below,
+    "run": _arguments,
+    "removes": _paths,
+}
+# kind -> (type of its value, the options it takes besides); those that it cannot do without are in _REQUIRED
+STEPS: dict[str, tuple[type, frozenset[str]]] = {
+    "uv_sync": (list, frozenset()),  # extras of the project
+    "requirements": (list, frozenset({"build_isolation", "project_settings", "env"})),  # files of the project (*.txt) or specifiers
+    "editable": (str, frozenset({"dependencies", "subdirectory"})),  # a repository
+    "package": (str, frozenset({"dependencies", "subdirectory"})),  # a repository, installed as a wheel that is built of its commit
+    "wheels": (list, frozenset({"dependencies"})),  # wheels of the catalogue
+    "uninstall": (list, frozenset()),  # distribution names
+    "worktree": (str, frozenset()),  # a repository that is only on a path
+    "overlay": (str, frozenset({"from", "path"})),  # a distribution, over which files of another are copied
+    "script": (str, frozenset({"run", "env", "installs", "removes"})),  # a repository, and what is run in it
+}
+_REQUIRED = {"overlay": ("from", "path"), "script": ("run",)}
+INSTALLING = frozenset({"uv_sync", "requirements", "editable", "package", "wheels"})
+"""The kinds of steps that bring distributions."""
+
+
+def _step(place: str, value: Any, *, nested: bool = False) -> Step:
     kinds = sorted(set(value) & set(STEPS)) if isinstance(value, Mapping) else []
     if len(kinds) != 1:
         raise CatalogError(f"{place}: must have exactly one of {', '.join(STEPS)}.")
     kind = kinds[0]
-    wanted, options = STEPS[kind]
-    unknown = set(value) - {kind} - options
+    wanted, known = STEPS[kind]
+    unknown = set(value) - {kind} - known
     if unknown:
         raise CatalogError(
-            f"{place} ({kind}): unknown option {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(sorted(options)) or 'none'}."
+            f"{place} ({kind}): unknown option {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(sorted(known)) or 'none'}."
         )
+    missing = [key for key in _REQUIRED.get(kind, ()) if value.get(key) is None]
+    if missing:
+        raise CatalogError(f"{place} ({kind}): {missing[0]} is missing.")
     if not isinstance(value[kind], wanted):
         raise CatalogError(f"{place}: {kind} must be {'a list' if wanted is list else 'a name'}.")
-    _check_items(kind, _texts(value[kind], f"{place}: {kind}") if wanted is list else (value[kind],), place)
-    for key in options & set(value):
-        if key == "env":
-            _texts_by_name(value, key, place)
-        elif not isinstance(value[key], bool):
-            raise CatalogError(f"{place}: {key} must be true or false.")
-    return Step(kind, value[kind], {key: given for key, given in value.items() if key != kind})
+    items = _texts(value[kind], f"{place}: {kind}") if wanted is list else (value[kind],)
+    _check_items(kind, items, place)
+    if nested and kind == "script":
+        raise CatalogError(f"{place}: a script cannot be inside another one's installs. Write down what it installs instead.")
+    options = {key: _OPTIONS[key](given, f"{place}: {key}") for key, given in value.items() if key not in (kind, "installs")}
+    return Step(kind, list(items) if wanted is list else items[0], options, _installs(value.get("installs"), f"{place}: installs"))
+
+
+def _installs(value: Any, place: str) -> tuple[Step, ...]:
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise CatalogError(f"{place} must be a list of steps.")
+    return tuple(_step(f"{place}: step {number}", step, nested=True) for number, step in enumerate(value or (), 1))
 
 
 def _check_items(kind: str, items: Iterable[str], place: str) -> None:
     """Refuse what would not be one requirement, extra or name where it is going to be written."""
     for item in items:
-        if kind != "requirements" and not _NAME.match(item):
-            raise CatalogError(f"{place}: {item!r} is not usable as a name (letters, digits, '.', '_', '+', '-').")
+        if kind != "requirements":
+            _named(item, place)
         if not item.strip() or not item.isprintable():
             raise CatalogError(f"{place}: {item!r} is not one requirement.")
         if item.endswith(".txt"):

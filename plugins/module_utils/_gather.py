@@ -22,13 +22,21 @@ from urllib.parse import unquote
 
 from packaging.utils import parse_wheel_filename
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _overlay, _pylock, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
-from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, read_json, remove, rename, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import (
+    fsync_file,
+    read_json,
+    remove,
+    rename,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
-from ansible_collections.rlinf.offline.plugins.module_utils._resolve import Pin
+from ansible_collections.rlinf.offline.plugins.module_utils._resolve import Overlay, Pin
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
@@ -39,8 +47,10 @@ _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".pyx", ".rs")
 class Package:
     """One file of a lock.
 
-    *kind*: ``index`` (as served), ``sdist`` (built from one), ``git`` (built from a commit), ``wheel`` (prebuilt, of the catalogue).
-    *source*: the URL and, of what is served, its sha256 and size; of a commit, its URL, commit and subdirectory.
+    *kind*: ``index`` (as served), ``sdist`` (built from one), ``git`` (built from a commit), ``wheel`` (prebuilt, of the catalogue),
+    ``overlay`` (another package's wheel, with files of the wheel of ``donor`` below ``path`` copied over it).
+    *source*: the URL and, of what is served, its sha256 and size; of a commit, its URL, commit and subdirectory; of an overlay, the
+    package (as JSON) that it is made of, donor and path.
     *path* (relative to the bundle), *sha256* and *size* are those of the wheel; empty until it is there.
     """
 
@@ -79,9 +89,10 @@ class Gatherer:
     scratch: Path
     progress: Callable[[str], None]
 
-    def plan(self, pins: Iterable[Pin], cwd: Path) -> list[Package]:
+    def plan(self, pins: Iterable[Pin], cwd: Path, overlays: Iterable[Overlay] = ()) -> list[Package]:
         """Return the package of each pin, with the file that an installer on the nodes would take.
 
+        :param overlays: what is copied over packages, once their files are there.
         :raises LockError: an index offers nothing that fits.
         """
         packages = []
@@ -97,7 +108,9 @@ class Gatherer:
                 packages.append(Package(pin.name, version, "wheel", {}, path, sha256_file(wheel), wheel.stat().st_size))
             else:
                 served.append(pin)
-        return sorted([*packages, *self._served(served, cwd)], key=lambda package: package.name)
+        laid = {overlay.name: overlay for overlay in overlays}
+        found = sorted([*packages, *self._served(served, cwd)], key=lambda package: package.name)
+        return [_overlaid(package, laid[package.name]) if package.name in laid else package for package in found]
 
     def _served(self, pins: Sequence[Pin], cwd: Path) -> list[Package]:
         if not pins:
@@ -142,7 +155,24 @@ class Gatherer:
         failed = [item for item in done if isinstance(item, str)]
         if failed:
             raise LockError("\n".join([f"{len(failed)} of {len(packages)} packages could not be built:", *failed]))
-        return [self._measured(item) for item in done if isinstance(item, Package)]
+        there = {item.name: item for item in done if isinstance(item, Package)}
+        return [self._measured(self._laid(package, there, builds) if package.kind == "overlay" else package) for package in there.values()]
+
+    def _laid(self, package: Package, there: Mapping[str, Package], builds: Builds) -> Package:
+        """Return an overlay with its wheel, which is made once of the same two wheels."""
+        base, donor = Package(**package.source["package"]), there[package.source["donor"]]
+        if not base.sha256 or not base.present(self.bundle):
+            (base,) = self.gather([base])
+        key = f"overlay:{base.sha256}:{donor.sha256}:{package.source['path']}"
+        known = builds.find(key)
+        if known:
+            return replace(package, **known)
+        self.progress(f"laying files of {donor.name} over {base.name}")
+        place = self.bundle.overlay(sha256_bytes(key.encode())) / Path(base.path).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = place.with_name(f"{place.name}.part")
+        _overlay.repack(self.bundle.root / base.path, self.bundle.root / donor.path, package.source["path"], fresh)
+        return self._enter(package, fresh, place, builds, key)
 
     def _fetch(self, packages: Sequence[Package]) -> None:
         downloads = [
@@ -226,7 +256,10 @@ class Gatherer:
                 f"{wheel.name}, built here, does not fit CPython {self.minor} on {self.platform}. Download on a host like the nodes, or set rlinf_platform."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder / wheel.name
+        return self._enter(package, wheel, folder / wheel.name, builds, key)
+
+    def _enter(self, package: Package, wheel: Path, place: Path, builds: Builds, key: str) -> Package:
+        """Move a wheel that was made here to its *place*, and remember by *key* what it was made of."""
         found: dict[str, Any] = {
             "path": str(place.relative_to(self.bundle.root)),
             "sha256": sha256_file(wheel),
@@ -236,6 +269,10 @@ class Gatherer:
         rename(wheel, place)
         builds.add(key, found)
         return replace(package, version=str(parse_wheel_filename(place.name)[1]), **found)
+
+
+def _overlaid(package: Package, overlay: Overlay) -> Package:
+    return Package(package.name, package.version, "overlay", {"package": package.json, "donor": overlay.donor, "path": overlay.path})
 
 
 class Builds:

@@ -57,6 +57,10 @@ class Bundle:
         """Wheels that nodes built from sources, by the source's SHA-256."""
         return self.wheelhouse / "built"
 
+    def overlay(self, digest: str) -> Path:
+        """Where the wheel lies that an overlay made; *digest* is that of its inputs."""
+        return self.wheelhouse / "overlay" / digest
+
     @property
     def targets(self) -> Path:
         return self.root / "targets"
@@ -75,10 +79,14 @@ class Bundle:
         """Wheels of uv and of what the modules need on a node, and the collection's archive."""
         return self.root / "tools"
 
+    def apt(self, release: str, architecture: str) -> Path:
+        """A flat repository of system packages for one release of a distribution: ``ubuntu-22.04``, ``amd64``."""
+        return self.root / "apt" / release / architecture
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """What is carried and listed in the manifest; anything else at the top is not part of the bundle."""
-        return (self.assets, self.records, self.repos, self.targets, self.tools, self.wheelhouse, self.wheels)
+        return (self.root / "apt", self.assets, self.records, self.repos, self.targets, self.tools, self.wheelhouse, self.wheels)
 
     @property
     def cache(self) -> Path:

@@ -31,7 +31,15 @@ from ansible_collections.rlinf.offline.plugins.module_utils._gather import Gathe
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import INHERITED
-from ansible_collections.rlinf.offline.plugins.module_utils._resolve import MissingMirror, Pin, Resolution, Resolver, drop_git_cache
+from ansible_collections.rlinf.offline.plugins.module_utils._resolve import (
+    MissingMirror,
+    Pin,
+    Resolution,
+    Resolver,
+    add_metadata,
+    drop_git_cache,
+    write_settings,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites, without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, isolated_environment
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
@@ -107,7 +115,7 @@ class Locker:
         """Return the digest of everything that a lock's identity is made of, apart from the project's commit."""
         entry = asdict(target)
         # these are not part of what is installed
-        for name in ("exports", "files", "links", "imports", "assets"):
+        for name in ("exports", "files", "links", "imports", "assets", "licences", "settings"):
             del entry[name]
         entry["wheels"] = {name: self.catalog.wheels[name].filename for name in target.wheels if name not in self.settings.leave_out}
         entry["left_out"] = self.left_out(target)
@@ -188,7 +196,7 @@ class Locker:
                 f"target {target.name}: resolving offline through the mirrors gave other pins than with the network:\n{difference(opened.lines, closed.lines)}"
             )
         gatherer = session.gatherer()
-        packages = gatherer.plan(closed.pins.values(), session.online_folder)
+        packages = gatherer.plan(closed.pins.values(), session.online_folder, closed.overlays)
         build = gatherer.plan(session.build_pins(closed), session.online_folder)
         packages = gatherer.gather(packages)
         build = gatherer.gather(build)
@@ -206,8 +214,8 @@ class Locker:
             "torch_backend": self.settings.torch_backend,
             "cut_off": target.cut_off,
             "steps": [{"name": name, "pins": dict(pins)} for name, pins in closed.steps],
-            "files": requirement_files(session.checkouts[target.project]),
-            "editables": [{"repository": repository, "package": name} for repository, name in sorted(closed.editables.items())],
+            "files": session.files,
+            "editables": [asdict(editable) for editable in sorted(closed.editables, key=lambda item: item.package)],
             "git": {
                 pin.name: dict(zip(("url", "commit", "subdirectory"), pin.git, strict=True)) for pin in closed.pins.values() if pin.git
             },
@@ -262,7 +270,7 @@ class Locker:
                 os.path.relpath(self.bundle.root / package.path, folder),
                 package.size,
                 package.sha256,
-                package.kind in ("git", "wheel"),
+                package.kind in ("git", "overlay", "wheel"),
             )
             for package in packages
         ]
@@ -295,7 +303,10 @@ class Session:
             )
         self.python = interpreter.path
         self.checkouts: dict[str, Path] = {}
+        self.commits: dict[str, tuple[str, str]] = {}
+        self.files: dict[str, str] = {}
         self.write_git_config()
+        write_settings(self.online_folder, target)
 
     def _environment(self) -> dict[str, str]:
         """uv's variables: the project's own settings apply, the user's do not; git sees the bundle's mirrors and nothing else."""
@@ -358,7 +369,10 @@ class Session:
             remove(tree)
             tree.parent.mkdir(parents=True, exist_ok=True)
             _mirror.checkout(self.bundle.repos / repository.id.mirror, record["commit"], tree, origin_url=repository.url)
-            self.checkouts[name] = tree
+            self.checkouts[name], self.commits[name] = tree, (repository.url, record["commit"])
+        project = self.checkouts[self.target.project]
+        self.files = requirement_files(project)
+        add_metadata(project, self.target)
         wheels = {}
         for name in self.target.wheels:
             if name in self.settings.leave_out:
@@ -373,9 +387,10 @@ class Session:
             bundle=self.bundle,
             target=self.target,
             python=self.python,
-            platform=str(self.settings.platform),
+            platform=self.settings.platform,
             torch_backend=self.settings.torch_backend,
             checkouts=self.checkouts,
+            commits=self.commits,
             wheels=wheels,
             leave_out=self.settings.leave_out,
             scratch=self.root / "step",
@@ -384,10 +399,8 @@ class Session:
     def build_pins(self, resolution: Resolution) -> Iterator[Pin]:
         """Yield pins of what building the editables on a node needs."""
         wanted: set[str] = set()
-        for repository in resolution.editables:
-            pyproject = self.checkouts[repository] / "pyproject.toml"
-            declared = _build_requires(pyproject)
-            wanted.update(declared)
+        for editable in resolution.editables:
+            wanted.update(_build_requires(self.checkouts[editable.repository] / (editable.subdirectory or "") / "pyproject.toml"))
         if not wanted:
             return
         listed, output = self.online_folder / "build.in", self.online_folder / "build.txt"

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Step, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import INSTALLING, Step, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
+from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, best_wheel, supported_tags
 
 _COMMIT = re.compile(r"(?P<url>.+)@(?P<commit>[0-9a-f]{40})\Z")
 # how uv names the repository that git could not fetch
@@ -86,12 +89,31 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Editable:
+    """A package of a working copy: the root of the repository, or a subdirectory."""
+
+    repository: str
+    package: str
+    subdirectory: str | None
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Files of *donor* below *path* (in its wheel) that are copied over the package *name*."""
+
+    name: str
+    donor: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Resolution:
-    """The pins of each step in order, and of all of them together; the packages of the editable steps by repository."""
+    """The pins of each step in order, and of all of them together; what is installed editable, and what is copied over packages."""
 
     steps: tuple[tuple[str, Mapping[str, str]], ...]
     pins: Mapping[str, Pin]
-    editables: Mapping[str, str]
+    editables: tuple[Editable, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -110,6 +132,8 @@ class Resolver:
 
     :param environment: for uv: index, cut-off, redirected git, online or offline.
     :param python: the interpreter that builds metadata, of the nodes' minor version.
+    :param checkouts: scratch checkouts by repository; the project's must have the target's static metadata (:func:`add_metadata`).
+    :param commits: URL and frozen commit by repository.
     :param wheels: the prebuilt wheels of the catalogue that are in the bundle, by name.
     """
 
@@ -117,9 +141,10 @@ class Resolver:
     bundle: Bundle
     target: Target
     python: Path
-    platform: str
+    platform: Platform
     torch_backend: str
     checkouts: Mapping[str, Path]
+    commits: Mapping[str, tuple[str, str]]
     wheels: Mapping[str, Path]
     leave_out: frozenset[str]
     scratch: Path
@@ -132,33 +157,55 @@ class Resolver:
         :raises LockError: a step has no solution; it is named, with uv's explanation.
         """
         pins: dict[str, Pin] = {}
-        editables: dict[str, str] = {}
+        editables: list[Editable] = []
+        overlays: list[Overlay] = []
         steps: list[tuple[str, Mapping[str, str]]] = []
         found = {} if done is None else done
-        for number, step in enumerate(self.target.steps):
-            if step.kind == "worktree" or (step.kind == "wheel" and step.value in self.leave_out):
-                continue
+        for number, step in enumerate(self.target.trace):
             before = dict(pins)
             if step.kind == "uninstall":
                 for name in step.value:
                     pins.pop(canonicalize_name(name), None)
-            else:
+            elif step.kind == "overlay":
+                overlays.append(self._overlay(step, pins))
+            elif step.kind in INSTALLING and self._wanted(step):
                 if number not in found:
                     found[number] = self._step(step, pins)
                 pins.update(found[number])
+            else:
+                continue
             if step.kind == "editable":
-                name = self._editable_name(step)
-                editables[step.value] = name
-                pins.pop(name, None)
+                editables.append(Editable(step.value, self._editable_name(step), step.options.get("subdirectory")))
+                pins.pop(editables[-1].package, None)
             changed = {
                 name: pins[name].short if name in pins else "" for name in sorted({*before, *pins}) if before.get(name) != pins.get(name)
             }
+            self._check_overlaid(step, overlays, changed)
             steps.append((step.label, changed))
-        return Resolution(tuple(steps), pins, editables)
+        return Resolution(tuple(steps), pins, tuple(editables), tuple(overlays))
+
+    def _wanted(self, step: Step) -> bool:
+        return step.kind != "wheels" or any(name not in self.leave_out for name in step.value)
+
+    def _overlay(self, step: Step, pins: Mapping[str, Pin]) -> Overlay:
+        overlay = Overlay(canonicalize_name(step.value), canonicalize_name(step.options["from"]), step.options["path"])
+        for name in (overlay.name, overlay.donor):
+            if name not in pins:
+                raise LockError(
+                    f"target {self.target.name}: step {step.label}: no earlier step installs {name}. Correct the name, or the order."
+                )
+        return overlay
+
+    def _check_overlaid(self, step: Step, overlays: Sequence[Overlay], changed: Mapping[str, str]) -> None:
+        """Refuse a step that installs another version of what an earlier one laid files over, which would take them away again."""
+        moved = sorted({name for overlay in overlays for name in (overlay.name, overlay.donor)} & set(changed))
+        if moved:
+            raise LockError(
+                f"target {self.target.name}: step {step.label} brings another {moved[0]} after its overlay was made. Put the overlay after it."
+            )
 
     def _step(self, step: Step, pins: Mapping[str, Pin]) -> dict[str, Pin]:
-        remove(self.scratch)
-        self.scratch.mkdir(parents=True)
+        self._fresh_scratch()
         output = self.scratch / "pins.txt"
         inputs = self._sync(step, output) if step.kind == "uv_sync" else self._inputs(step)
         if step.kind != "uv_sync":
@@ -173,10 +220,16 @@ class Resolver:
         found = [Pin.parse(line) for line in lines if line and not line.startswith(("#", "-"))]
         return {pin.name: pin for pin in found}
 
+    def _fresh_scratch(self) -> None:
+        """Empty the scratch directory, which has settings of its own, so that uv looks for none in the directories above it."""
+        remove(self.scratch)
+        self.scratch.mkdir(parents=True)
+        write_settings(self.scratch, self.target)
+
     def _common(self) -> list[str | Path]:
         return [
             *("--quiet", "--no-annotate", "--no-header", "--python", self.python),
-            *("--python-version", self.target.python, "--python-platform", self.platform),
+            *("--python-version", self.target.python, "--python-platform", str(self.platform)),
         ]
 
     def _sync(self, step: Step, output: Path) -> list[str | Path]:
@@ -195,28 +248,50 @@ class Resolver:
 
     def _inputs(self, step: Step) -> list[str | Path]:
         listed = self.scratch / "step.in"
-        if step.kind == "editable":
-            listed.write_text(f"-e {self.checkouts[step.value]}\n", encoding="utf-8")
-        elif step.kind == "wheel":
-            wheel = self.wheels[step.value]
-            name = wheel.name.split("-", 1)[0]
-            listed.write_text(f"{name} @ {wheel.as_uri()}\n", encoding="utf-8")
-        else:
+        files: list[Path] = []
+        if step.kind == "requirements":
             project = self.checkouts[self.target.project]
-            files = [item for item in step.value if item.endswith(".txt")]
-            for name in files:
-                if not (project / name).is_file():
+            files = [project / item for item in step.value if item.endswith(".txt")]
+            for path in files:
+                if not path.is_file():
                     raise LockError(
-                        f"target {self.target.name}: step {step.label}: {self.target.project} has no file {name} at this version."
+                        f"target {self.target.name}: step {step.label}: {self.target.project} has no file {path.relative_to(project)} at this version."
                     )
-            listed.write_text("".join(f"{item}\n" for item in step.value if item not in files), encoding="utf-8")
-            return [*(project / name for name in files), listed]
-        return [listed]
+            lines = [item for item in step.value if not item.endswith(".txt")]
+        elif step.kind == "wheels":
+            lines = [self._wheel(step, name) for name in step.value if name not in self.leave_out]
+        elif step.kind == "package":
+            url, commit = self.commits[step.value]
+            subdirectory = step.options.get("subdirectory")
+            lines = [f"git+{url}@{commit}{f'#subdirectory={subdirectory}' if subdirectory else ''}"]
+        else:
+            lines = [f"-e {self._folder(step)}"]
+        listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return [*files, listed]
+
+    def _folder(self, step: Step) -> Path:
+        """Return the directory that an editable step installs."""
+        folder = self.checkouts[step.value] / str(step.options.get("subdirectory") or "")
+        if not folder.is_dir():
+            raise LockError(f"target {self.target.name}: step {step.label}: {step.value} has no such directory at this version.")
+        return folder
+
+    def _wheel(self, step: Step, name: str) -> str:
+        """Return a prebuilt wheel as a requirement.
+
+        :raises LockError: it is not for the nodes' Python and platform.
+        """
+        wheel = self.wheels[name]
+        if not best_wheel([wheel.name], supported_tags(self.target.python, self.platform)):
+            raise LockError(
+                f"target {self.target.name}: step {step.label}: {wheel.name} does not fit CPython {self.target.python} on {self.platform}. "
+                "If every node has the glibc that it names, set rlinf_platform to that; else name a wheel that fits."
+            )
+        return f"{wheel.name.split('-', 1)[0]} @ {wheel.as_uri()}"
 
     def _editable_name(self, step: Step) -> str:
         """Return the distribution name of an editable repository, which only its metadata tells."""
-        remove(self.scratch)
-        self.scratch.mkdir(parents=True)
+        self._fresh_scratch()
         output = self.scratch / "pylock.editable.toml"
         (listed,) = self._inputs(step)
         self._uv(
@@ -232,6 +307,28 @@ class Resolver:
             if url:
                 raise MissingMirror(url, step.label) from None
             raise LockError(f"target {self.target.name}: step {step.label} cannot be resolved. {error}") from None
+
+
+def _dependency_metadata(target: Target) -> list[dict[str, Any]]:
+    return [{key.replace("_", "-"): value for key, value in entry.items()} for entry in target.metadata]
+
+
+def write_settings(folder: Path, target: Target) -> None:
+    """Write a ``uv.toml`` with the target's static metadata and nothing else; what runs there has no other settings."""
+    metadata = _dependency_metadata(target)
+    (folder / "uv.toml").write_text(tomlkit.dumps({"dependency-metadata": metadata} if metadata else {}), encoding="utf-8")
+
+
+def add_metadata(project: Path, target: Target) -> None:
+    """Add the target's static metadata to the settings that a scratch checkout of the project has (``[tool.uv]``)."""
+    metadata = _dependency_metadata(target)
+    if not metadata:
+        return
+    pyproject = project / "pyproject.toml"
+    document = tomlkit.parse(pyproject.read_text(encoding="utf-8"))
+    settings: Any = document.setdefault("tool", {}).setdefault("uv", {})
+    settings["dependency-metadata"] = [*settings.get("dependency-metadata", []), *metadata]
+    pyproject.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
 def missing_repository(said: str, bundle: Bundle) -> str | None:

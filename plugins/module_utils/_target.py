@@ -142,7 +142,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         wanted, target = self.wanted, self.target
-        trees = self._each(self._tree, target.repositories)
+        trees = self._each(self._tree, target.worktrees)
         found = self._try(lambda: find_lock(wanted, self.manifest))
         self._raise_problems()
         folder, lock = cast("tuple[Path, dict[str, Any]]", found)
@@ -164,7 +164,10 @@ class _Planner:
             lock=folder / f"pylock.{target.name}.toml",
             commit=lock["project"]["commit"],
             exports=exports or {},
-            editables=[{"package": item["package"], "path": str(wanted.place(item["repository"]))} for item in lock["editables"]],
+            editables=[
+                {"package": item["package"], "path": str(wanted.place(item["repository"]) / (item["subdirectory"] or ""))}
+                for item in lock["editables"]
+            ],
             drift=drift,
             state=state,
             former=self.former,
@@ -229,8 +232,8 @@ class _Planner:
 
         :raises TargetError: with *strict*, a reference of which the bundle has no copy.
         """
-        wanted, names = self.wanted, self.target.repositories[1:]
-        listed = [item for step in self.target.steps if step.kind == "requirements" for item in step.value if item.endswith(".txt")]
+        wanted, names = self.wanted, self.target.worktrees[1:]
+        listed = [item for step in self.target.trace if step.kind == "requirements" for item in step.value if item.endswith(".txt")]
         worktrees = [wanted.place(name) for name in names]
         files = {"pyproject.toml", *listed}
         found = _patch.plan(wanted.project, wanted.bundle.root, worktrees=worktrees, state_dir=wanted.node.state, files=files)
@@ -339,7 +342,7 @@ class Placeholders:
         """Return the values for a target on a node."""
         node = wanted.node
         places = {"src": node.src, "assets": wanted.assets_dir, "state": node.state, "prefix": node.prefix, "home": wanted.home}
-        repositories = {name: str(wanted.place(name)) for name in wanted.target.repositories}
+        repositories = {name: str(wanted.place(name)) for name in wanted.target.worktrees}
         return cls({name: str(path) for name, path in places.items()}, repositories)
 
     def expand(self, text: str, where: str) -> str:

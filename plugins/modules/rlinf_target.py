@@ -240,7 +240,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     wanted = wanted_of(module)
     answer: dict[str, Any] = {
         "project_dir": str(wanted.project),
-        "worktrees": {name: str(wanted.place(name)) for name in wanted.target.repositories},
+        "worktrees": {name: str(wanted.place(name)) for name in wanted.target.worktrees},
         "assets_dir": str(wanted.assets_dir),
     }
     if module.check_mode and not wanted.bundle.root.exists():

@@ -111,7 +111,7 @@ def catalog_overrides(world: World, catalog: Mapping[str, Any]) -> dict[str, Any
         number for number, step in enumerate(openvla["steps"]) if "requirements/embodied/models/openvla.txt" in step.get("requirements", [])
     )
     last = [
-        {"wheel": FLASH_ATTN},
+        {"wheels": [FLASH_ATTN]},
         {"requirements": ["requirements/embodied/models/openvla_oft.txt"], "build_isolation": False},
         {"uninstall": ["pynvml"]},
     ]

@@ -23,8 +23,14 @@ GOOD: dict[str, Any] = {
     "repositories": {
         "RLinf": {"url": "https://github.com/RLinf/RLinf.git", "version": "release/v0.1"},
         "LIBERO": {"url": "git@github.com:RLinf/LIBERO.git"},
+        "SIM": {"url": "https://github.com/RLinf/SIM.git"},
+        "tools": {"url": "https://github.com/RLinf/tools.git"},
     },
-    "wheels": {"flash-attn": {"url": WHEEL, "python": "3.11"}},
+    "wheels": {
+        "flash-attn": {"url": WHEEL, "python": "3.11"},
+        # the variable before it is not set
+        "unset": {"url": "/kit/kit-1-cp311-none-manylinux_2_34_x86_64.whl", "python": "3.11"},
+    },
     "assets": {"physx": {"url": "https://example.org/x.zip", "dest": ".sapien/physx/1", "unpack": True}},
     "targets": {
         "openvla": {
@@ -35,15 +41,37 @@ GOOD: dict[str, Any] = {
                 {"uv_sync": ["embodied"]},
                 {"editable": "LIBERO"},
                 {"requirements": ["requirements/a.txt", "six>=1"], "build_isolation": False, "env": {"X": "1"}},
-                {"wheel": "flash-attn"},
+                {"wheels": ["flash-attn"]},
                 {"uninstall": ["pynvml"]},
+                {"overlay": "transformers", "from": "openpi", "path": "openpi/replace"},
+                {
+                    "script": "SIM",
+                    "run": ["./setup.sh", "--use-uv"],
+                    "env": {"WHEELS": "{wheels}"},
+                    "installs": [
+                        {"package": "tools", "subdirectory": "bddl3"},
+                        {"editable": "SIM", "subdirectory": "OmniGibson"},
+                        {"editable": "SIM", "subdirectory": "joylo"},
+                    ],
+                    "removes": ["isaacsim/*/websockets"],
+                },
             ],
+            "metadata": [{"name": "engine-torch", "version": "2.1.0", "requires_dist": ["torch", "einops"]}],
+            "build_on_node": {"Engine_Torch": {"needs": ["nvcc"], "env": {"FRAMEWORK": "pytorch"}}},
+            "licences": {"rlinf_accept_eula": "the EULA"},
+            "settings": {"rlinf_index": "the index that has them"},
             "assets": ["physx"],
             "exports": {"A": "{src}"},
             "files": {"{state}/x": "text"},
             "links": {".sapien": "{assets}/.sapien"},
             "imports": ["torch"],
-        }
+        },
+        "openpi": {
+            "extends": "openvla",
+            "steps": [{"uv_sync": []}, {"wheels": ["flash-attn", "unset"]}],
+            "exports": {"A": None, "B": "1"},
+            "metadata": None,
+        },
     },
 }
 
@@ -62,9 +90,18 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_good_catalogue() -> None:
     catalog = Catalog.parse(GOOD)
     target = catalog.targets["openvla"]
-    assert target.repositories == ["RLinf", "LIBERO"] and target.wheels == ["flash-attn"]
+    assert target.worktrees == ["RLinf", "LIBERO", "SIM"] and target.repositories == [*target.worktrees, "tools"]
+    assert target.wheels == ["flash-attn"]
     assert catalog.wheels["flash-attn"].filename == "flash_attn-2.7.4+cu12-cp311-cp311-linux_x86_64.whl"
     assert [step.label for step in target.steps][2] == "requirements requirements/a.txt six>=1"
+    assert [step.label for step in target.trace][5:] == [
+        "overlay transformers",
+        "script SIM",
+        "package tools/bddl3",
+        "editable SIM/OmniGibson",
+        "editable SIM/joylo",
+    ]
+    assert target.build_on_node == {"engine-torch": {"needs": ["nvcc"], "env": {"FRAMEWORK": "pytorch"}}}
     assert catalog.repository_for("https://github.com/rlinf/libero") is catalog.repositories["LIBERO"]
     assert catalog.repository_for("https://github.com/other/LIBERO") is None
 
@@ -75,6 +112,21 @@ def test_the_shipped_catalogue_is_good() -> None:
     assert "openvla" in catalog.targets
     for name in catalog.targets:
         assert catalog.closure([name])["repositories"]
+
+
+def test_a_target_takes_over_another_ones_keys() -> None:
+    openvla, openpi = (Catalog.parse(GOOD).targets[name] for name in ("openvla", "openpi"))
+    assert (openpi.python, openpi.assets, openpi.links) == (openvla.python, openvla.assets, openvla.links)
+    # mappings key by key; null takes out; anything else takes the place of what was there
+    assert openpi.exports == {"B": "1"} and openpi.metadata == () and [step.kind for step in openpi.steps] == ["uv_sync", "wheels"]
+    assert openpi.name == "openpi" and openvla.exports == {"A": "{src}"}
+
+
+def test_targets_that_extend_each_other_are_refused_with_the_chain() -> None:
+    for *chain, again in (["a", "a"], ["a", "b", "a"], ["a", "b", "c", "b"]):
+        targets = {name: {"extends": base} for name, base in zip(chain, [*chain[1:], again], strict=True)}
+        with pytest.raises(CatalogError, match=f"target {chain[-1]}: extends itself: {' -> '.join([*chain, again])}. Take one extends out"):
+            Catalog.parse({"targets": targets})
 
 
 @pytest.mark.parametrize(
@@ -106,7 +158,7 @@ def test_the_shipped_catalogue_is_good() -> None:
         ("targets/openvla/python", "2.7", "python must be a version"),
         ("targets/openvla/steps", [], "steps must be a list of at least one step"),
         ("targets/openvla/steps", "uv_sync", "steps must be a list of at least one step"),
-        ("targets/openvla/steps/0", {"uv_sync": [], "wheel": "x"}, "step 1: must have exactly one of"),
+        ("targets/openvla/steps/0", {"uv_sync": [], "wheels": ["x"]}, "step 1: must have exactly one of"),
         ("targets/openvla/steps/0", {"pip": []}, "step 1: must have exactly one of uv_sync"),
         ("targets/openvla/steps/0", "uv_sync", "step 1: must have exactly one of"),
         ("targets/openvla/steps/0", {"uv_sync": "embodied"}, "step 1: uv_sync must be a list"),
@@ -115,7 +167,7 @@ def test_the_shipped_catalogue_is_good() -> None:
         ("targets/openvla/steps/0", {"uv_sync": [], "env": {}}, r"step 1 \(uv_sync\): unknown option env. Known: none"),
         ("targets/openvla/steps/1", {"editable": ["LIBERO"]}, "step 2: editable must be a name"),
         ("targets/openvla/steps/1", {"editable": "libero"}, "there is no repository 'libero' in the catalogue"),
-        ("targets/openvla/steps/3", {"wheel": "apex"}, "there is no wheel 'apex'"),
+        ("targets/openvla/steps/3", {"wheels": ["apex"]}, "there is no wheel 'apex'"),
         ("targets/openvla/steps/2", {"requirements": ["-r evil"]}, "is an option, not a requirement"),
         ("targets/openvla/steps/2", {"requirements": [" --index-url=x"]}, "is an option, not a requirement"),
         ("targets/openvla/steps/2", {"requirements": ["-r a.txt"]}, "is an option, not a requirement"),
@@ -124,6 +176,41 @@ def test_the_shipped_catalogue_is_good() -> None:
         ("targets/openvla/steps/2", {"requirements": [None]}, "must be a list of texts"),
         ("targets/openvla/steps/2/build_isolation", "no", "step 3: build_isolation must be true or false"),
         ("targets/openvla/steps/2/env", {"X": 1}, "step 3: env: X must be text"),
+        ("targets/openvla/steps/3", {"wheel": "flash-attn"}, "step 4: must have exactly one of"),
+        ("targets/openvla/steps/1/subdirectory", "../x", "step 2: subdirectory: '../x' must be a relative path"),
+        ("targets/openvla/steps/1/subdirectory", 5, "step 2: subdirectory must be text"),
+        ("targets/openvla/steps/5", {"overlay": "transformers", "from": "openpi"}, r"step 6 \(overlay\): path is missing"),
+        ("targets/openvla/steps/5/from", "--x", "step 6: from: '--x' is not usable as a name"),
+        ("targets/openvla/steps/5/from", "Transformers", "overlay transformers: transformers cannot be overlaid by itself"),
+        ("targets/openvla/steps/5/path", "/x", "step 6: path: '/x' must be a relative path"),
+        ("targets/openvla/steps/0", {"overlay": "a", "from": "b", "path": "c"}, "overlay a: nothing is installed before it. Put it after"),
+        ("targets/openvla/steps/6", {"overlay": "transformers", "from": "b", "path": "c"}, "transformers is overlaid already"),
+        ("targets/openvla/steps/6", {"uninstall": ["OpenPi"]}, "uninstall OpenPi: OpenPi is needed by overlay transformers, an earlier step"),
+        ("targets/openvla/steps/6", {"script": "SIM"}, r"step 7 \(script\): run is missing"),
+        ("targets/openvla/steps/6/script", "other", "there is no repository 'other'"),
+        ("targets/openvla/steps/6/run", [], "step 7: run must be a program and its arguments"),
+        ("targets/openvla/steps/6/run", "./setup.sh", "step 7: run must be a list of texts"),
+        ("targets/openvla/steps/6/env", {"A=B": "1"}, "step 7: env: 'A=B' is not the name of an environment variable"),
+        ("targets/openvla/steps/6/removes", ["../x"], "step 7: removes: '../x' must be a relative path"),
+        ("targets/openvla/steps/6/creates", "x", r"step 7 \(script\): unknown option creates"),
+        ("targets/openvla/steps/6/installs", {}, "step 7: installs must be a list of steps"),
+        ("targets/openvla/steps/6/installs/0", {"script": "SIM", "run": ["x"]}, "step 7: installs: step 1: a script cannot be inside"),
+        ("targets/openvla/steps/6/installs/0/package", "other", "there is no repository 'other'"),
+        ("targets/openvla/steps/6/installs/1/dependencies", "no", "installs: step 2: dependencies must be true or false"),
+        ("targets/openvla/metadata", {}, "target openvla: metadata must be a list of mappings"),
+        ("targets/openvla/metadata/0", {"name": "x"}, "metadata: 1: must have name, version and requires_dist, and nothing else"),
+        ("targets/openvla/metadata/0/version", 2.1, "metadata: 1: 2.1 is not usable as a name"),
+        ("targets/openvla/build_on_node/x y", {}, "build_on_node: 'x y' is not usable as a name"),
+        ("targets/openvla/build_on_node/x", {"need": []}, "build_on_node: x: unknown key need. Known: needs, env"),
+        ("targets/openvla/build_on_node/x", {"needs": ["/bin/x"]}, "build_on_node: x: '/bin/x' is not usable as a name"),
+        ("targets/openvla/licences", {"a b": "x"}, "licences: 'a b' is not the name of a variable"),
+        ("targets/openvla/licences", {"x": True}, "licences: x must be text"),
+        ("targets/openpi/extends", "other", "target openpi: extends 'other', which is no target of the catalogue. Known: openpi, openvla"),
+        ("targets/openpi/extends", ["openvla"], "target openpi: extends"),
+        ("targets/openpi/extends", "openpi", "target openpi: extends itself: openpi -> openpi"),
+        ("targets/openpi/python", "3.10", "target openpi is for Python 3.10, but its wheel flash-attn is for 3.11"),
+        ("wheels/flash-attn/python", 3.1, "wheel flash-attn: python must be text"),
+        ("wheels/flash-attn/python", "cp311", "wheel flash-attn: python must be a version like '3.11'"),
         ("targets/openvla/assets", "physx", "target openvla: assets must be a list of texts"),
         ("targets/openvla/assets", ["other"], "there is no asset 'other'"),
         ("targets/openvla/exports", ["A=1"], "target openvla: exports must be a mapping"),
@@ -147,6 +234,9 @@ JSON = st.recursive(
 PLACES = [
     "repositories", "repositories/RLinf", "repositories/RLinf/url", "wheels/flash-attn", "wheels/flash-attn/url", "assets/physx", "targets",
     "targets/openvla", "targets/openvla/steps", "targets/openvla/steps/0", "targets/openvla/steps/2/requirements", "targets/openvla/assets",
+    "targets/openvla/steps/5", "targets/openvla/steps/6", "targets/openvla/steps/6/run", "targets/openvla/steps/6/installs",
+    "targets/openvla/steps/6/installs/1", "targets/openvla/metadata", "targets/openvla/metadata/0", "targets/openvla/build_on_node",
+    "targets/openvla/build_on_node/Engine_Torch", "targets/openvla/licences", "targets/openpi", "targets/openpi/extends",
     "targets/openvla/links", "targets/openvla/files", "targets/openvla/exports", "targets/openvla/imports", "targets/openvla/python",
 ]  # fmt: skip
 
@@ -167,7 +257,7 @@ def test_any_value_anywhere_is_taken_or_refused(path: str, value: Any) -> None:
 def test_the_closure_of_targets() -> None:
     catalog = Catalog.parse(GOOD)
     found = catalog.closure(["openvla", "openvla"])
-    assert [entry["name"] for entry in found["repositories"]] == ["RLinf", "LIBERO"]
+    assert [entry["name"] for entry in found["repositories"]] == ["RLinf", "LIBERO", "SIM", "tools"]
     assert found["assets"] == [
         {"name": "physx", "url": "https://example.org/x.zip", "dest": ".sapien/physx/1", "sha256": None, "unpack": True, "strip": False}
     ]
@@ -175,10 +265,20 @@ def test_the_closure_of_targets() -> None:
     assert left["assets"] == left["wheels"] == [] and left["repositories"] == found["repositories"]
 
 
+def test_a_url_without_a_host_matters_to_who_wants_it() -> None:
+    """Its variable is not set; the target says which that is, and to what it must be set."""
+    catalog = Catalog.parse(GOOD)
+    assert catalog.closure(["openvla"])["wheels"]
+    said = r"target openpi: unset cannot be fetched, since the URL '/kit/kit-1-\S+whl' has no host. For this target, set rlinf_index to the index"
+    with pytest.raises(CatalogError, match=said):
+        catalog.closure(["openvla", "openpi"])
+    assert [entry["name"] for entry in catalog.closure(["openpi"], ["unset"])["wheels"]] == ["flash-attn"]
+
+
 def test_unknown_names_are_named_with_those_that_there_are() -> None:
     catalog = Catalog.parse(GOOD)
-    with pytest.raises(CatalogError, match=r"There is no target 'openpi'\. Known targets: openvla"):
-        catalog.select(["openpi"])
+    with pytest.raises(CatalogError, match=r"There is no target 'gr00t'\. Known targets: openpi, openvla"):
+        catalog.select(["gr00t"])
     with pytest.raises(CatalogError, match="rlinf_leave_out: 'LIBERO' is neither"):
         catalog.closure(["openvla"], ["LIBERO"])
 

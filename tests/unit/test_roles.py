@@ -103,7 +103,7 @@ def test_openvla_takes_upstreams_steps_in_order(catalog: dict[str, Any]) -> None
         "editable LIBERO",
         "requirements requirements/embodied/envs/maniskill.txt",
         "requirements requirements/embodied/models/openvla.txt",
-        "wheel flash-attn-cu12torch2.6-cp311",
+        "wheels flash-attn-cu12torch2.6-cp311",
         "uninstall pynvml",
     ]
     assert target.steps[3].options == {"build_isolation": False}

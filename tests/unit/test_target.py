@@ -118,7 +118,10 @@ class World:
             "target": "openvla",
             "project": {"repository": "RLinf", "commit": self.commits["RLinf"]},
             "files": {path: hashlib.sha256((project / path).read_bytes()).hexdigest() for path in files},
-            "editables": [{"repository": "RLinf", "package": "rlinf"}, {"repository": "LIBERO", "package": "libero"}],
+            "editables": [
+                {"repository": "RLinf", "package": "rlinf", "subdirectory": None},
+                {"repository": "LIBERO", "package": "libero", "subdirectory": None},
+            ],
             "closure": [],
         }
         folder = self.bundle.target(self.commits["RLinf"], "openvla")

@@ -97,7 +97,7 @@ class World:
             {"uv_sync": ["robots"]},
             {"editable": "editable"},
             {"requirements": ["requirements/model.txt"], "build_isolation": False},
-            {"wheel": "prebuilt"},
+            {"wheels": ["prebuilt"]},
             {"uninstall": ["gone"]},
         ]
         catalog = {
@@ -171,7 +171,7 @@ def test_what_the_lock_holds(world: World, mirrored: dict[str, Any], run_module:
     }
     assert lock["git"]["model"]["commit"] == world.model_commit, "the default branch is taken as it was at the cut-off"
     assert lock["git"]["nested"]["commit"] == world.nested_commit
-    assert lock["editables"] == [{"repository": "editable", "package": "editable-thing"}]
+    assert lock["editables"] == [{"repository": "editable", "package": "editable-thing", "subdirectory": None}]
     assert (world.bundle / "repos/github.com/o/nested.git").is_dir(), "a nested dependency is mirrored"
     for package in lock["packages"]:
         assert sha256(world.bundle / package["path"]) == package["sha256"]
