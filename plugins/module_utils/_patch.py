@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ansible_collections.rlinf.offline.plugins.module_utils import _git
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_ref
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError, PatchError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import (
     LOCK,
     MAIN,
@@ -33,11 +33,14 @@ from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundl
 from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     GIT,
     WHEEL,
+    Nearby,
     Reference,
     decode,
     decode_toml,
     in_pyproject,
     in_requirements,
+    near_pyproject,
+    near_requirements,
     rewrite_pyproject,
     rewrite_requirements,
 )
@@ -76,6 +79,7 @@ class Plan:
     :ivar messages: what there is to say of each file, in order.
     :ivar references: every reference found.
     :ivar changes: the files that would be written or put aside, with their content before and after.
+    :ivar roots: the checkouts that these are in.
     """
 
     project: Path
@@ -83,6 +87,7 @@ class Plan:
     messages: tuple[Message, ...]
     references: tuple[Found, ...]
     changes: tuple[Change, ...]
+    roots: tuple[Path, ...]
 
     @property
     def fallbacks(self) -> tuple[Found, ...]:
@@ -128,7 +133,7 @@ def plan(
 
     :param worktrees: further checkouts whose pyproject.toml is patched too.
     :param state_dir: where the journals are; files that are patched at the moment are then judged by their originals.
-    :param files: if given, only these, relative to the project, are looked at (and the pyproject.toml of the worktrees).
+    :param files: if given, only these, relative to the project, and what they lead to are looked at (and the pyproject.toml of the worktrees).
     :raises BundleError: the bundle holds nothing that could be used.
     :raises PatchError: there is no such checkout, or a file cannot be understood.
     """
@@ -137,24 +142,23 @@ def plan(
     messages: dict[Message, None] = {}
     references: list[Found] = []
     changes: list[Change] = []
+    roots: dict[Path, None] = {}
     with _git.session() as git:
         local = _Local(Bundle(Path(os.path.abspath(bundle_dir))), git)
-        for path, kind in _files_of(project, worktrees, files):
-            before = originals.get(path) or path.read_bytes()
-            try:
-                found, after = _patched(before, path.suffix == ".toml", local)
-            except PatchError as error:
-                raise PatchError(f"{path}: {error} Nothing was changed.") from None
-            name = _name(project, path)
+        for file in _files_of(project, worktrees, files, originals):
+            with _named(file.path):
+                found, after = _patched(file.before, file.toml, local)
+            name = _name(project, file.path)
             references += [_found(name, reference, answer) for reference, answer in found]
             messages.update(dict.fromkeys(_message(name, reference, answer) for reference, answer in found))
-            if after != before:
-                changes.append(Change(path, kind, before, after))
-    for root in _roots(project, changes):
+            if after != file.before:
+                changes.append(Change(file.path, file.kind, file.before, after))
+                roots[file.root] = None
+    for root in roots:
         lock = root / "uv.lock"
         if not lock.is_symlink():
             changes.append(Change(lock, LOCK, originals[lock] if lock in originals else _content(lock), None))
-    return Plan(project, local.url, tuple(messages), tuple(references), tuple(changes))
+    return Plan(project, local.url, tuple(messages), tuple(references), tuple(changes), tuple(roots))
 
 
 def patch(
@@ -300,6 +304,9 @@ class _Local:
 
     def answer(self, reference: Reference) -> _Answer:
         """Return what there is for a reference."""
+        if reference.variables:
+            kind = "remote_wheel" if reference.kind == WHEEL else "remote_url"
+            return _Answer(kind, f"what it names is known only when {', '.join(reference.variables)} is filled in")
         if reference.kind == GIT:
             return self._repository(reference)
         if reference.kind == WHEEL:
@@ -337,9 +344,10 @@ class _Local:
         digest = seen.get(unquote(without_userinfo(reference.base)))
         if seen and digest is None:
             return _Answer("remote_wheel", f"the bundle's wheel of this name is that of {redact(min(seen))}")
-        _ignored, asked, wanted = reference.url.partition("#sha256=")
-        if asked and digest and wanted.partition("&")[0].lower() != digest:
-            return _Answer("remote_wheel", f"the bundle's wheel of this name has another digest, {digest}")
+        if reference.digests:
+            digest = digest or sha256_file(path)
+            if digest not in reference.digests:
+                return _Answer("remote_wheel", f"the bundle's wheel of this name has another digest, {digest}")
         return _Answer("local_wheel", "", path, _url(path))
 
 
@@ -363,29 +371,81 @@ def _mirrors(repos: Path) -> Iterator[tuple[str, Path]]:
                     yield RepositoryId.parse(f"https://{path.relative_to(repos)}").key, path
 
 
-def _files_of(project: Path, worktrees: Iterable[Path], files: Collection[str] | None) -> Iterator[tuple[Path, str]]:
-    """Yield the files to be looked at, each once, with their kinds. A link out of its checkout is not followed."""
+@dataclass(frozen=True)
+class _File:
+    """A file to be looked at: of which kind, in which checkout, and what it holds when it is not patched."""
+
+    path: Path
+    kind: str
+    root: Path
+    before: bytes
+
+    @property
+    def toml(self) -> bool:
+        return self.path.suffix == ".toml"
+
+    def nearby(self) -> Nearby:
+        """Return what it leads to.
+
+        :raises PatchError: it cannot be understood.
+        """
+        with _named(self.path):
+            return near_pyproject(decode_toml(self.before).text) if self.toml else near_requirements(decode(self.before).text)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PatchError as error:
+        raise PatchError(f"{path}: {error} Nothing was changed.") from None
+
+
+def _files_of(
+    project: Path, worktrees: Iterable[Path], files: Collection[str] | None, originals: Mapping[Path, bytes | None]
+) -> list[_File]:
+    """Return the files to be looked at, each once. What they lead to in their own checkout is among them; a link out of it is not followed."""
+    waiting = list(_candidates(project, worktrees, files))
+    found: dict[Path, _File] = {}
+    # what is waiting grows while it is gone through
+    for path, kind, root in waiting:
+        real = path.resolve()
+        if real.is_file() and real.is_relative_to(root) and real not in found:
+            file = found[real] = _File(real, kind, root, originals.get(real) or real.read_bytes())
+            waiting += [(further, REQUIREMENTS if further.suffix != ".toml" else REPO, root) for further in _further(file)]
+    return sorted(found.values(), key=lambda file: (file.kind != REQUIREMENTS, file.kind != MAIN, file.path))
+
+
+def _candidates(project: Path, worktrees: Iterable[Path], files: Collection[str] | None) -> Iterator[tuple[Path, str, Path]]:
+    """Yield the files that are looked at in any case, with kind and checkout."""
     main = project / "pyproject.toml"
     if not (project / "requirements").is_dir() and not main.is_file():
         raise PatchError(f"{project} has neither requirements/ nor pyproject.toml. Give the project's checkout as project_dir.")
-    found = [
-        (Path(folder, name), REQUIREMENTS, project)
-        for folder, _ignored, names in os.walk(project / "requirements")
-        for name in sorted(names)
-    ]
-    candidates = [item for item in found if item[0].suffix == ".txt"] + [(main, MAIN, project)]
-    if files is not None:
-        candidates = [item for item in candidates if item[0].relative_to(project).as_posix() in files]
+    texts = (Path(folder, name) for folder, _ignored, names in os.walk(project / "requirements") for name in names)
+    for path, kind in [(main, MAIN), *((path, REQUIREMENTS) for path in texts if path.suffix == ".txt")]:
+        if files is None or path.relative_to(project).as_posix() in files:
+            yield path, kind, project
     for worktree in worktrees:
         if not worktree.is_dir():
             raise PatchError(f"{worktree} is not there. Correct worktrees, or put the checkout there first.")
-        candidates.append((worktree.resolve() / "pyproject.toml", REPO, worktree.resolve()))
-    seen = set()
-    for path, kind, root in sorted(candidates, key=lambda item: (item[1] != REQUIREMENTS, item[1] != MAIN, item[0])):
-        real = path.resolve()
-        if real.is_file() and real.is_relative_to(root) and real not in seen:
-            seen.add(real)
-            yield real, kind
+        yield worktree.resolve() / "pyproject.toml", REPO, worktree.resolve()
+
+
+def _further(file: _File) -> Iterator[Path]:
+    """Yield the files that a file leads to."""
+    folder, near = file.path.parent, file.nearby()
+    yield from (folder / name for name in near.files)
+    yield from (folder / name / "pyproject.toml" for name in near.folders)
+    left_out = {path for pattern in near.left_out for path in _glob(folder, pattern)}
+    members = dict.fromkeys(path for pattern in near.members for path in _glob(folder, pattern))
+    yield from (path / "pyproject.toml" for path in members if path not in left_out)
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    # one that is none matches nothing; uv itself will say so
+    with contextlib.suppress(ValueError, NotImplementedError):
+        return sorted(folder.glob(pattern))
+    return []
 
 
 def _patched(before: bytes, toml: bool, local: _Local) -> tuple[list[tuple[Reference, _Answer]], bytes]:
@@ -398,16 +458,11 @@ def _patched(before: bytes, toml: bool, local: _Local) -> tuple[list[tuple[Refer
     return found, source.encode((rewrite_pyproject if toml else rewrite_requirements)(source.text, replacements))
 
 
-def _roots(project: Path, changes: Iterable[Change]) -> list[Path]:
-    """Return the checkouts that the changed files belong to."""
-    return list(dict.fromkeys(change.path.parent if change.kind == REPO else project for change in changes if change.kind != LOCK))
-
-
 def _excludes(plan: Plan) -> list[Path]:
     """Return the lists of ignored files of the checkouts that are patched; a worktree has that of its repository."""
     found: dict[Path, None] = {}
     with _git.session() as git:
-        for root in _roots(plan.project, plan.changes):
+        for root in plan.roots:
             name = git.at(tree=root).test("rev-parse", "--git-path", "info/exclude")
             path = Path(os.path.abspath(root / name)) if name else None
             if path and not path.is_symlink() and path.parent.parent.is_dir():

@@ -41,6 +41,12 @@ _FILE_OPTION = re.compile(r"\s*(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\
 # the "name[extras] @" of PEP 508, if there is one
 _NAMED = re.compile(r"\s*(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\s*(?:\[[^\]]*\])?\s*@\s*)?")
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|git\+[^\s/:@]+@[^\s/:]+:)[^\s;]+")
+# the variables that pip and uv fill in (pip._internal.req.req_file.ENV_VAR_RE)
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
+_USERINFO = re.compile(r"://[^/]*@")
+_DIGEST = re.compile(r"(?:#|&|\s--hash[=\s])sha256[=:](?P<digest>[0-9A-Fa-f]+)")
+# what a -r, -c or -e that leads to no URL leads to
+_LOCAL = re.compile(r"""(?P<quote>['"])(?P<quoted>.+?)(?P=quote)|(?P<plain>[^\s'"#\[;]+)""")
 _SCP_PORT = re.compile(r"ssh://(?P<address>[^/:]+:)(?P<path>(?!\d+(?:/|$))[^/].*)\Z", re.IGNORECASE)
 
 # what may hold a quote or a number sign in TOML 1.0: comments, then the four kinds of strings, the longer delimiters first
@@ -77,6 +83,7 @@ class Reference:
     :ivar line: the line in which it begins, from 1.
     :ivar repository: of a git reference, which one; None when the URL names none.
     :ivar ref: of a git reference, what is asked for, ``refs/tags/…`` or ``refs/heads/…`` where it says so; None means the default.
+    :ivar digests: the SHA-256 that the file may have, of the fragment or of ``--hash``; none means any.
     """
 
     kind: str
@@ -86,15 +93,36 @@ class Reference:
     line: int
     repository: RepositoryId | None = None
     ref: str | None = None
+    digests: frozenset[str] = frozenset()
 
     @property
     def filename(self) -> str:
         """The name of the file that the URL ends in, percent-decoded."""
-        return unquote(urlsplit(self.base).path.rpartition("/")[2])
+        return _path(self.base).rpartition("/")[2]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables on which it depends what is installed; credentials may be such, they change nothing."""
+        return tuple(dict.fromkeys(_VARIABLE.findall(_USERINFO.sub("://", self.base) + (self.ref or ""))))
 
     def rewritten(self, base: str) -> str:
         """Return the whole URL with another *base*."""
         return base + self.url[len(self.base) :]
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """What a file leads to in the same checkout, relative to its own folder.
+
+    :ivar files: the requirement files of ``-r`` and ``-c``.
+    :ivar folders: those with a pyproject.toml of their own: of ``-e``, and uv's ``path`` sources.
+    :ivar members: the patterns of uv's workspace, and which of them it leaves out.
+    """
+
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +188,29 @@ def in_requirements(text: str) -> list[Reference]:
     return [reference for line in _logical_lines(text) for reference in _at_line(line, text)]
 
 
+def near_requirements(text: str) -> Nearby:
+    """Return what the text of a requirement file leads to."""
+    found: dict[str, list[str]] = {"file": [], "folder": []}
+    for line in _logical_lines(text):
+        for kind, option in (("file", _FILE_OPTION), ("folder", _REQUIREMENT_OPTION)):
+            start = option.match(line.text)
+            place = _LOCAL.match(line.text, start.end()) if start else None
+            if place and "://" not in line.text:
+                found[kind].append(place["quoted"] or place["plain"])
+    return Nearby(files=tuple(found["file"]), folders=tuple(found["folder"]))
+
+
+def near_pyproject(text: str) -> Nearby:
+    """Return what the text of a pyproject.toml leads to.
+
+    :raises PatchError: it is no TOML.
+    """
+    uv = _at(_parse(text), "tool", "uv")
+    sources = [entry.get("path") for entry in _sources(uv)]
+    workspace = _at(uv, "workspace")
+    return Nearby(folders=_texts(sources), members=_texts(_at(workspace, "members")), left_out=_texts(_at(workspace, "exclude")))
+
+
 def in_pyproject(text: str) -> list[Reference]:
     """Return the references in the text of a pyproject.toml, in order: PEP 508 strings where PEP 518, 621, 735 and uv have them, and uv's sources.
 
@@ -172,10 +223,12 @@ def in_pyproject(text: str) -> list[Reference]:
     for number, token in reversed(list(enumerate(tokens))):
         probe = f'{probe[: token.start]}"{number}"{probe[token.end :]}'
     found = []
-    for place, labelled in zip(_places(document), _places(_parse(probe)), strict=True):
-        if place.value == labelled.value:
-            continue
-        found += _at_place(place, tokens[int(labelled.value)].chars, text)
+    places, labelled = list(_places(document)), [place.value for place in _places(_parse(probe))]
+    if len(places) != len(labelled):
+        raise PatchError("its keys are written in a way that this collection does not understand. Please report this file.")
+    for place, label in zip(places, labelled, strict=True):
+        if place.value != label:
+            found += _at_place(place, tokens[int(label)].chars, text)
     return sorted(found, key=lambda reference: reference.spans)
 
 
@@ -307,9 +360,18 @@ def _reference(
         end = _first(url, "#")
         # extras may follow the URL of a requirement without a name
         end = _first(url, "[", url.rfind("/", 0, end), end)
-        kind = WHEEL if unquote(urlsplit(url[:end]).path).endswith(".whl") else OTHER
+        kind = WHEEL if _path(url[:end]).endswith(".whl") else OTHER
     spans = chars.spans(begin, begin + end)
-    return [Reference(kind, url, url[:end], spans, text.count("\n", 0, spans[0][0]) + 1, repository, ref)]
+    digests = frozenset(found["digest"].lower() for found in _DIGEST.finditer(chars.text, begin + end)) if kind == WHEEL else frozenset()
+    return [Reference(kind, url, url[:end], spans, text.count("\n", 0, spans[0][0]) + 1, repository, ref, digests)]
+
+
+def _path(url: str) -> str:
+    """Return the path of a URL, percent-decoded; nothing if it is no URL."""
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
 
 
 def _first(text: str, characters: str, start: int = 0, end: int | None = None) -> int:
@@ -379,6 +441,8 @@ def _parse(text: str) -> dict[str, Any]:
         return tomlkit.parse(text).unwrap()
     except (TOMLKitError, ValueError) as error:
         raise PatchError(f"it is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise PatchError("it is nested too deeply to be read.") from None
 
 
 @dataclass(frozen=True)
@@ -396,23 +460,33 @@ class _Place:
 
 def _places(document: dict[str, Any]) -> Iterator[_Place]:
     """Yield the places of references, in an order that depends on the structure of the document alone."""
+    uv = _at(document, "tool", "uv")
     lists = [
         _at(document, "build-system", "requires"),
         _at(document, "project", "dependencies"),
         *_values(_at(document, "project", "optional-dependencies")),
         *_values(_at(document, "dependency-groups")),
-        *(_at(document, "tool", "uv", f"{kind}dependencies") for kind in ("override-", "constraint-", "build-constraint-", "dev-")),
-        *_values(_at(document, "tool", "uv", "extra-build-dependencies")),
+        *(_at(uv, f"{kind}dependencies") for kind in ("override-", "constraint-", "build-constraint-", "dev-")),
+        *_values(_at(uv, "extra-build-dependencies")),
+        *(_at(entry, "requires-dist") for entry in _tables(_at(uv, "dependency-metadata"))),
     ]
     for items in lists:
         for index, item in enumerate(items if isinstance(items, list) else ()):
             if isinstance(item, str):
                 yield _Place(items, index, "requirement")
-    for source in _values(_at(document, "tool", "uv", "sources")):
-        for entry in source if isinstance(source, list) else [source]:
-            for role in ("git", "url"):
-                if isinstance(entry, dict) and isinstance(entry.get(role), str):
-                    yield _Place(entry, role, role)
+            elif isinstance(_at(item, "requirement"), str):
+                # of extra-build-dependencies: a table that says more of it
+                yield _Place(item, "requirement", "requirement")
+    for entry in _sources(uv):
+        for role in ("git", "url"):
+            if isinstance(entry.get(role), str):
+                yield _Place(entry, role, role)
+
+
+def _sources(uv: Any) -> Iterator[dict[str, Any]]:
+    """Yield the entries of ``tool.uv.sources``; a package may have several, each with a marker of its own."""
+    for source in _values(_at(uv, "sources")):
+        yield from _tables(source if isinstance(source, list) else [source])
 
 
 def _at(document: Any, *keys: str) -> Any:
@@ -423,3 +497,11 @@ def _at(document: Any, *keys: str) -> Any:
 
 def _values(table: Any) -> list[Any]:
     return list(table.values()) if isinstance(table, dict) else []
+
+
+def _tables(items: Any) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _texts(items: Any) -> tuple[str, ...]:
+    return tuple(item for item in items if isinstance(item, str)) if isinstance(items, list) else ()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -111,6 +112,10 @@ def test_a_commit_is_asked_for(bundle: Path, tmp_path: Path) -> None:
             "remote fallback for git+https://github.com/openvla/openvla@HEAD~1 in requirements/a.txt",
         ),
         ("git+https://${HOST}/o/n", "remote fallback for git+https://${HOST}/o/n in requirements/a.txt"),
+        (
+            "git+https://github.com/openvla/openvla@${REF}",
+            "remote fallback for git+https://github.com/openvla/openvla@${REF} in requirements/a.txt",
+        ),
         ("https://h/n-1.tar.gz", "remote fallback for https://h/n-1.tar.gz in requirements/a.txt"),
         ("https://h/n-1-py3-none-any.whl", "remote wheel fallback https://h/n-1-py3-none-any.whl in requirements/a.txt"),
     ],
@@ -137,18 +142,42 @@ def test_a_wheel_is_known_by_its_url(tmp_path: Path) -> None:
     make_bundle(bundle, (), {WHEEL: b"a wheel", "empty-1-py3-none-any.whl": b""})
     local = f"file://{bundle}/wheels/{WHEEL}"
     url, escaped = WHEEL_URL, WHEEL_URL.replace("+", "%2B")
-    lines = (url, escaped, f"{url}#sha256=00", "https://fork.example/" + WHEEL, "https://h/empty-1-py3-none-any.whl")
+    lines = (
+        url,
+        escaped,
+        f"{url}#sha256={hashlib.sha256(b'a wheel').hexdigest()}",
+        f"{url}#sha256=00",
+        f"{url} --hash=sha256:00 --hash=sha256:AA",
+        "https://fork.example/" + WHEEL,
+        f"https://${{MIRROR}}/{WHEEL}",
+        "https://h/empty-1-py3-none-any.whl",
+    )
 
     def answers() -> list[str | None]:
-        return [planned(bundle, tmp_path, f"flash-attn @ {line} ; x").references[0].replacement for line in lines]
+        return [planned(bundle, tmp_path, f"flash-attn @ {line}").references[0].replacement for line in lines]
 
-    # without records, as in a bundle that was adopted, the name decides
-    assert answers() == [local, local, f"{local}#sha256=00", local, None]
+    # without records, as in a bundle that was adopted, the name decides, and the digest if one is asked for
+    assert answers() == [local, local, f"{local}#sha256={hashlib.sha256(b'a wheel').hexdigest()}", None, None, local, None, None]
     (bundle / "records").mkdir()
     (bundle / "records/urls.json").write_text(json.dumps({url: {"sha256": "aa", "size": 7}}), encoding="utf-8")
-    assert answers() == [local, local, None, None, None]
+    assert answers() == [local, local, None, None, local, None, None, None]
     (message,) = planned(bundle, tmp_path, url).messages
     assert message.text == f"[local-deps] using local wheel {bundle}/wheels/{WHEEL} in requirements/a.txt"
+
+
+def test_a_variable_is_named_unless_it_is_a_credential(bundle: Path, tmp_path: Path) -> None:
+    """What host, owner, name or ref are is filled in by pip and uv; user and password change nothing."""
+    text = (
+        "a @ git+https://${USER}:${TOKEN}@github.com/openvla/openvla@main\n"
+        "b @ git+https://${TOKEN}@github.com/${OWNER}/openvla@${REF}\n"
+        "c @ https://h/${V_1}/n-1-py3-none-any.whl\n"
+    )
+    first, second, third = planned(bundle, tmp_path, text).references
+    assert first.replacement == f"git+{mirror(bundle, 'github.com/openvla/openvla')}@main"
+    assert [item.reason for item in (second, third)] == [
+        "what it names is known only when ${OWNER}, ${REF} is filled in",
+        "what it names is known only when ${V_1} is filled in",
+    ]
 
 
 def test_a_message_comes_once_for_each_file(bundle: Path, tmp_path: Path) -> None:
@@ -210,6 +239,70 @@ def test_links_out_of_the_project_are_not_followed(bundle: Path, tmp_path: Path)
     assert sorted(item["name"] for item in patched.results) == ["requirements/real.txt", "shared/deep.txt"]
     assert (project / "requirements/twin.txt").is_symlink() and (project / "requirements/inside.txt").is_symlink()
     assert snapshot(outside) == before
+
+
+OPENVLA = "openvla @ git+https://github.com/openvla/openvla\n"
+DEPENDS = f'[project]\nname = "x"\ndependencies = ["{OPENVLA.strip()}"]\n'
+
+
+def test_what_files_lead_to_is_patched_too(bundle: Path, tmp_path: Path) -> None:
+    """By -r, -c and -e, by uv's workspace and its path sources: inside the checkout, each once, however they go round."""
+    files = {
+        "requirements/a.txt": "-r ../more/base.in\n--constraint 'sub dir/c.in'\n-e ../pkg[x] # why\n-r a.txt\n-r ${SET}.txt\n-r none.txt\n",
+        "requirements/sub dir/c.in": OPENVLA,
+        "more/base.in": "-r ../../outside/o.txt\n-c ../requirements/a.txt\n-r https://h/r.txt\n" + OPENVLA,
+        "pkg/pyproject.toml": DEPENDS,
+        "pyproject.toml": """
+[tool.uv.workspace]
+members = ["packages/*", "", "/absolute", 1]
+exclude = ["packages/out"]
+[tool.uv.sources]
+one = { path = "vendored", editable = true }
+two = [{ path = "two.whl" }, { workspace = true }]
+""",
+        "packages/in/pyproject.toml": DEPENDS,
+        "packages/out/pyproject.toml": DEPENDS,
+        "packages/none/setup.py": "",
+        "vendored/pyproject.toml": DEPENDS,
+        "nowhere/pyproject.toml": DEPENDS,
+        "uv.lock": "a lock",
+        "packages/in/uv.lock": "not of the workspace",
+    }
+    make_checkout(tmp_path / "outside", {"o.txt": OPENVLA})
+    project, state = make_checkout(tmp_path / "project", files), tmp_path / "state"
+    before = snapshot(project)
+    patched = patch(project, bundle, state)
+    assert {item["name"]: item["state"] for item in patched.results} == {
+        "more/base.in": "patched",
+        "requirements/sub dir/c.in": "patched",
+        "packages/in/pyproject.toml": "patched",
+        "pkg/pyproject.toml": "patched",
+        "vendored/pyproject.toml": "patched",
+        "uv.lock": "aside",
+    }
+    # a target is judged by what its own files lead to
+    assert [item.file for item in plan(project, bundle, files=["pyproject.toml"], state_dir=state).references] == [
+        "packages/in/pyproject.toml",
+        "vendored/pyproject.toml",
+    ]
+    assert [item.text.partition(" backup ")[0] for item in restore(project, state, purge=True).messages].count(
+        "[local-deps] restoring repo pyproject"
+    ) == 3
+    assert snapshot(project) == before
+
+
+def test_a_lock_that_git_tracks_comes_back(bundle: Path, tmp_path: Path) -> None:
+    project, state = make_checkout(tmp_path / "project", {"pyproject.toml": PYPROJECT, "uv.lock": "a lock\n"}), tmp_path / "state"
+    before = snapshot(project)
+    patch(project, bundle, state)
+    assert status(project).splitlines() == [" M pyproject.toml", " D uv.lock"]
+    # uv makes another one meanwhile
+    (project / "uv.lock").write_text(f"source = '{bundle.as_uri()}/repos/x'\n", encoding="utf-8")
+    assert status(project).splitlines() == [" M pyproject.toml", " M uv.lock"]
+    restore(project, state)
+    assert status(project) == "" and (project / "uv.lock.patched").is_file()
+    restore(project, state, purge=True)
+    assert snapshot(project) == before
 
 
 # -- patched and back ----------------------------------------------------------------------------------------------------------

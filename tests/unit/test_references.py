@@ -20,6 +20,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     decode_toml,
     in_pyproject,
     in_requirements,
+    near_requirements,
     rewrite,
     rewrite_pyproject,
     rewrite_requirements,
@@ -93,6 +94,7 @@ def test_a_git_url_that_names_no_repository_is_still_a_reference(line: str) -> N
         ("n @ https://h/p/n-1%2Bcu12-py3-none-any.whl#sha256=00 ; a", "wheel", "n-1+cu12-py3-none-any.whl", "n @ X#sha256=00 ; a"),
         ("https://h/n-1-py3-none-any.whl[all]; python_version>'3'", "wheel", "n-1-py3-none-any.whl", "X[all]; python_version>'3'"),
         ("n @ https://[::1]/n-1-py3-none-any.whl", "wheel", "n-1-py3-none-any.whl", "n @ X"),
+        ("n @ https://[::1/n-1-py3-none-any.whl", "other", "", "n @ X"),
         ("n @ https://h/n-1-py3-none-any.whl?raw=1", "wheel", "n-1-py3-none-any.whl", "n @ X"),
         ("n @ https://h/n-1.tar.gz", "other", "n-1.tar.gz", "n @ X"),
         ("n @ hg+https://h/o/n", "other", "n", "n @ X"),
@@ -289,22 +291,37 @@ other = []
 override-dependencies = ["v @ {url}@8"]
 constraint-dependencies = ["c @ {url}@9"]
 dev-dependencies = ["t @ {url}@10"]
+build-constraint-dependencies = ["k @ {url}@11"]
+[tool.uv.extra-build-dependencies]
+z = ["y @ {url}@12", {{ requirement = "x @ {url}@13", match-runtime = true }}, {{ requirement = 1 }}]
+[[tool.uv.dependency-metadata]]
+name = "a"
+requires-dist = ["r @ {url}@14"]
+[[tool.uv.dependency-metadata]]
+name = "{url}"
 [tool.uv.sources]
-s = {{ git = "{url[4:]}", rev = "11" }}
-p = [{{ git = "{url[4:]}", tag = "12" }}, {{ git = "{url[4:]}", branch = "13", subdirectory = "x" }}, {{ git = '{url[4:]}' }}]
-w = {{ url = "https://h/w-1-py3-none-any.whl" }}
-i = {{ index = "x" }}
+s = {{ git = "{url[4:]}", rev = "15" }}
+p = [{{ git = "{url[4:]}", tag = "16" }}, {{ git = "{url[4:]}", branch = "17", subdirectory = "x" }}, {{ git = '{url[4:]}' }}]
+q.git = "{url[4:]}@18"
+q.subdirectory = "{url[4:]}"
+[[tool.uv.sources.o]]
+git = """{url[4:]}"""
+tag = '19'
+[tool.uv.sources.z]
+url = "https://h/w-1-py3-none-any.whl#sha256=00"
+[tool.uv.sources.i]
+index = "x"
 [tool.other]
 git = "{url}"
 '''
     found = in_pyproject(text)
-    asked = [*map(str, range(1, 12)), "refs/tags/12", "refs/heads/13", None, None]
+    asked = [*map(str, range(1, 16)), "refs/tags/16", "refs/heads/17", None, "18", "refs/tags/19", None]
     assert [reference.ref for reference in found] == asked
     result = rewrite_pyproject(text, led(found))
     lines = zip(text.splitlines(), result.splitlines(), strict=True)
     for old, new in lines:
         code, comment, rest = old.partition(" # ") if old.startswith("dependencies") else (old, "", "")
-        stays = code.startswith(("#", '"quoted', "git+", "Source", 'git = "git+'))
+        stays = code.startswith(("#", '"quoted', "git+", "Source", "name", "q.sub", 'git = "git+'))
         led_code = code if stays else code.replace(url, f"git+{MIRROR}").replace(url[4:], MIRROR)
         assert new == led_code + comment + rest
     assert [reference.kind for reference in in_pyproject(result)] == ["wheel"]
@@ -324,6 +341,37 @@ def test_the_same_url_with_different_answers() -> None:
     text = '[tool.uv.sources]\na = { git = "https://h/o/n", rev = "1" }\nb = { git = "https://h/o/n", rev = "2" }\n'
     found = in_pyproject(text)
     assert rewrite_pyproject(text, [(found[1], "X")]) == text[::-1].replace("n/o/h//:sptth", "X", 1)[::-1]
+
+
+def test_keys_that_look_like_references_are_none() -> None:
+    text = 'project.optional-dependencies = { "a:b" = ["n @ git+https://h/o/n"], "git+https://h/o/k" = [] }\n"c:d".e = ":"\n'
+    (found,) = in_pyproject(text)
+    assert rewrite_pyproject(text, [(found, "X")]) == text.replace("git+https://h/o/n", "X")
+
+
+@pytest.mark.parametrize(
+    ("line", "digests"),
+    [
+        ("https://h/n-1-py3-none-any.whl#sha256=0Aa ; x", {"0aa"}),
+        ("n @ https://h/n-1-py3-none-any.whl#egg=n&sha256=00", {"00"}),
+        ("https://h/n-1-py3-none-any.whl \\\n  --hash=sha256:00 \\\n  --hash sha256:11 --hash=sha512:22", {"00", "11"}),
+        ("https://h/n-1-py3-none-any.whl --hash=sha512:22", set()),
+        ("n @ git+https://h/o/n@v1#sha256=00", set()),
+    ],
+)
+def test_the_digests_that_are_asked_for(line: str, digests: set[str]) -> None:
+    assert only(line).digests == digests
+
+
+def test_what_a_requirement_file_leads_to() -> None:
+    text = "-r a.txt\n-ca.txt # c\n--requirement='b c.txt'\n-r https://h/x.txt\n-e .[dev]\n-e ./p#egg=p\n-e git+https://h/o/n\n--editable q\n./no\n-r\n"
+    near = near_requirements(text)
+    assert near.files == ("a.txt", "a.txt", "b c.txt") and near.folders == (".", "./p", "q")
+
+
+def test_a_document_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(PatchError, match="nested"):
+        in_pyproject("a = " + "[" * 5000 + "]" * 5000)
 
 
 @pytest.mark.parametrize("text", ["a = ", "[a\n", 'a = "b\n', "= 1", "a = 1\na = 2\n"])
