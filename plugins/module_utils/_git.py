@@ -101,6 +101,16 @@ PROBLEMS = (
         "for a private one give an SSH URL (git@host:owner/name.git) with a key in the agent, or a token (https://token@host/owner/name.git, or ~/.netrc).",
     ),
     _problem(
+        "moved",
+        r"\((stale info|fetch first|non-fast-forward)\)",
+        "somebody has pushed to it meanwhile. Nothing was overwritten; run again, which takes their commits along.",
+    ),
+    _problem(
+        "declined",
+        r"\[remote rejected\]|hook declined",
+        "its host declined what was pushed. The branch may be protected there; allow it for this user.",
+    ),
+    _problem(
         "ref",
         r"couldn't find remote ref|not our ref|unadvertised object|remote branch .* not found",
         "it has no such branch, tag or commit. Correct the version.",
@@ -289,6 +299,24 @@ def session(
         config.write_text(config_text(settings), encoding="utf-8")
         schemes = {"file"} if repos else REMOTE_SCHEMES | ({"file"} if any(text.startswith("file:") for text in given) else set())
         yield Git(_environment(folder, config, schemes, timeout), timeout)
+
+
+def committer(repository: Path | None) -> tuple[str, str] | None:
+    """Return the name and address that the user's own git would commit with: as set for a repository, for the user, or in the environment.
+
+    This is the one thing of the user's settings that is asked for, and nothing is guessed where they are silent.
+
+    :param repository: a working copy or bare repository whose settings count, too.
+    """
+    asked = ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
+    settings = (("safe.directory", "*"), ("user.useConfigOnly", "true"))
+    env = {name: os.environ[name] for name in asked if name in os.environ}
+    env |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings):
+        env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    said = Git(env).at(tree=repository).test("var", "GIT_COMMITTER_IDENT")
+    found = re.match(r"(?P<name>.+) <(?P<email>[^>]+)> \d+ [+-]\d+\Z", said or "")
+    return (found["name"], found["email"]) if found else None
 
 
 def _credential(url: str) -> str | None:

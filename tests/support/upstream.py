@@ -5,7 +5,7 @@
 
 What lies under ROOT is served under its own path, with Range, If-Range, ETag and Last-Modified (RFC 9110). Besides::
 
-    ROOT/git/<host>/<owner>/<name>.git   git over smart HTTP at /git/<host>/<owner>/<name>.git (or without .git)
+    ROOT/git/<host>/<owner>/<name>.git   git over smart HTTP, pushes too, at /git/<host>/<owner>/<name>.git (or without .git)
     ROOT/git/<host>/…                    any other file that this host would serve (release assets, archives)
     ROOT/index/*.whl, *.tar.gz           an index at /simple/ (PEP 503, 658, 691, 700); the time of upload is the file's mtime
 
@@ -287,7 +287,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _git(self, repository: Path, rest: str, query: str, body: bytes) -> _Answer:
         """Answer by ``git http-backend``, which speaks CGI, as generously as GitHub does."""
-        allowed = {"safe.directory": "*", "uploadpack.allowAnySHA1InWant": "true", "uploadpack.allowFilter": "true"}
+        allowed = {
+            "safe.directory": "*",
+            "uploadpack.allowAnySHA1InWant": "true",
+            "uploadpack.allowFilter": "true",
+            "http.receivepack": "true",
+        }
         environment = {
             "PATH": os.environ["PATH"],
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -342,7 +347,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _repository(root: Path, path: str) -> tuple[Path, str] | None:
     """Return the repository that a URL's path leads to and the rest of the path, if it leads to one."""
-    asked = re.match(r"/git/(?P<name>.+?)(?P<rest>/info/refs|/git-upload-pack|/HEAD|/objects/.+)\Z", path)
+    asked = re.match(r"/git/(?P<name>.+?)(?P<rest>/info/refs|/git-upload-pack|/git-receive-pack|/HEAD|/objects/.+)\Z", path)
     for name in (asked["name"], f"{asked['name']}.git") if asked else ():
         place = (root / "git" / unquote(name)).resolve()
         if asked and place.is_relative_to(root) and (place / "HEAD").is_file():
