@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
 
@@ -31,6 +31,11 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             raise AnsibleFilterError(str(error)) from error
 
     return wrapped
+
+
+def rlinf_extended(catalog: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the catalogue with what targets take over from others filled in."""
+    return extended(catalog)
 
 
 def rlinf_closure(catalog: Mapping[str, Any], targets: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            rlinf_extended,
             rlinf_closure,
             rlinf_mirrors,
             rlinf_target_names,

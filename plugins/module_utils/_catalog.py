@@ -205,25 +205,27 @@ class Catalog:
                     raise CatalogError(
                         f"target {target.name}: there is no {what} {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
                     )
-        minor = ".".join(target.python.split(".")[:2])
-        for name in target.wheels:
-            python = self.wheels[name].python
-            if python and ".".join(python.split(".")[:2]) != minor:
-                raise CatalogError(
-                    f"target {target.name} is for Python {target.python}, but its wheel {name} is for {python}. Name the wheel that fits."
-                )
 
     def select(self, targets: Iterable[str]) -> list[Target]:
         """Return the targets of these names.
 
-        :raises CatalogError: one is not there; those that are get listed.
+        :raises CatalogError: one is not there; those that are get listed. Or a wheel of one is for another Python.
         """
         found = []
         for name in targets:
             if name not in self.targets:
                 raise CatalogError(f"There is no target {name!r}. Known targets: {', '.join(sorted(self.targets))}.")
             found.append(self.targets[name])
+            self._check_pythons(found[-1])
         return found
+
+    def _check_pythons(self, target: Target) -> None:
+        for name in target.wheels:
+            python = self.wheels[name].python
+            if python and python.split(".")[:2] != target.python.split(".")[:2]:
+                raise CatalogError(
+                    f"target {target.name} is for Python {target.python}, but its wheel {name} is for {python}. Name the wheel that fits."
+                )
 
     def closure(self, targets: Iterable[str], leave_out: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
         """Return the repositories, wheels and assets that the targets name, as module arguments, without those left out.
@@ -318,6 +320,14 @@ def _entry(kind: type[Entry], what: str, name: str, value: Any) -> Entry:
     return kind(**{"name": name, **{str(key): (str(given) if isinstance(given, str) else given) for key, given in value.items()}})
 
 
+def extended(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a catalogue's data with what targets take over from others filled in.
+
+    :raises CatalogError: a target extends one that is not there, or itself.
+    """
+    return {**data, "targets": dict(_extended(dict(_section(data, "targets"))))}
+
+
 def _has_no_host(entry: Repository | Wheel | Asset) -> bool:
     """Return whether the URL of a file begins with a variable that is not set, which matters only to who wants the file."""
     return not isinstance(entry, Repository) and entry.url.startswith("/")
@@ -353,11 +363,11 @@ def _extended(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {**base, **own}
+    merged = {**base, **{key: value for key, value in own.items() if key != "extends"}}
     for key in set(base) & set(own):
         if isinstance(base[key], Mapping) and isinstance(own[key], Mapping):
-            merged[key] = {**base[key], **own[key]}
-    return merged
+            merged[key] = {name: value for name, value in {**base[key], **own[key]}.items() if value is not None}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _target(name: str, value: Any) -> Target:

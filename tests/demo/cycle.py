@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from tests.demo import world as demo_world
+from tests.support.catalog import shipped
 from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,11 +187,10 @@ def bastion_variables(world: demo_world.World, upstream: str) -> dict[str, Any]:
 
 def common_variables(world: demo_world.World) -> dict[str, Any]:
     """Return what every host's inventory says, since *world* is made for the running Python and machine."""
-    catalog = yaml.safe_load((ROOT / "roles" / "common" / "vars" / "main.yml").read_text(encoding="utf-8"))["__rlinf_catalog"]
     return {
         "rlinf_python": base_python(),
         "rlinf_platform": f"{world.machine}-manylinux_2_31",
-        "rlinf_catalog": demo_world.catalog_overrides(world, catalog),
+        "rlinf_catalog": demo_world.catalog_overrides(world, shipped()),
     }
 
 

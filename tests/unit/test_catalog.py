@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+from tests.support.catalog import shipped
 
-SHIPPED = Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml"
 WHEEL = "https://github.com/o/r/releases/download/v1/flash_attn-2.7.4%2Bcu12-cp311-cp311-linux_x86_64.whl"
 GOOD: dict[str, Any] = {
     "repositories": {
@@ -107,11 +106,23 @@ def test_a_good_catalogue() -> None:
 
 
 def test_the_shipped_catalogue_is_good() -> None:
-    data = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["__rlinf_catalog"]
-    catalog = Catalog.parse(data)
-    assert "openvla" in catalog.targets
+    catalog = Catalog.parse(shipped("https://example.org/simple"))
+    assert list(catalog.targets) == ["openvla", "openvla-oft", "openvla-oft-behavior", "openpi", "openpi-metaworld", "reason"]
     for name in catalog.targets:
         assert catalog.closure([name])["repositories"]
+
+
+def test_isaac_sim_is_refused_without_its_index_and_only_then() -> None:
+    catalog = Catalog.parse(shipped())
+    assert catalog.closure([name for name in catalog.targets if name != "openvla-oft-behavior"])
+    said = r"target openvla-oft-behavior: omniverse-kit \(and 25 more\) cannot be fetched, .* set rlinf_isaac_sim_index to the URL of NVIDIA's package index"
+    with pytest.raises(CatalogError, match=said):
+        catalog.closure(["openvla-oft-behavior"])
+    wheels = Catalog.parse(shipped("https://lan/nvidia")).closure(["openvla-oft-behavior"])["wheels"]
+    assert len(wheels) == 27
+    assert wheels[25]["url"] == (
+        "https://lan/nvidia/isaacsim-extscache-kit-sdk/isaacsim_extscache_kit_sdk-4.5.0.0-cp310-none-manylinux_2_34_x86_64.whl"
+    )
 
 
 def test_a_target_takes_over_another_ones_keys() -> None:
@@ -120,6 +131,21 @@ def test_a_target_takes_over_another_ones_keys() -> None:
     # mappings key by key; null takes out; anything else takes the place of what was there
     assert openpi.exports == {"B": "1"} and openpi.metadata == () and [step.kind for step in openpi.steps] == ["uv_sync", "wheels"]
     assert openpi.name == "openpi" and openvla.exports == {"A": "{src}"}
+
+
+def test_what_roles_read_of_a_target_holds_what_it_takes_over() -> None:
+    data = extended(GOOD)
+    assert data["targets"]["openpi"]["imports"] == ["torch"] and not {"extends", "metadata"} & set(data["targets"]["openpi"])
+    assert Catalog.parse(data) == Catalog.parse(GOOD) and data["wheels"] is GOOD["wheels"]
+
+
+def test_a_target_whose_wheel_is_for_another_python_is_refused_where_it_is_wanted() -> None:
+    catalog = Catalog.parse(changed("targets/openpi/python", "3.10"))
+    assert catalog.select(["openvla"])
+    with pytest.raises(
+        CatalogError, match=r"target openpi is for Python 3.10, but its wheel flash-attn is for 3.11\. Name the wheel that fits"
+    ):
+        catalog.select(["openpi"])
 
 
 def test_targets_that_extend_each_other_are_refused_with_the_chain() -> None:
@@ -208,7 +234,6 @@ def test_targets_that_extend_each_other_are_refused_with_the_chain() -> None:
         ("targets/openpi/extends", "other", "target openpi: extends 'other', which is no target of the catalogue. Known: openpi, openvla"),
         ("targets/openpi/extends", ["openvla"], "target openpi: extends"),
         ("targets/openpi/extends", "openpi", "target openpi: extends itself: openpi -> openpi"),
-        ("targets/openpi/python", "3.10", "target openpi is for Python 3.10, but its wheel flash-attn is for 3.11"),
         ("wheels/flash-attn/python", 3.1, "wheel flash-attn: python must be text"),
         ("wheels/flash-attn/python", "cp311", "wheel flash-attn: python must be a version like '3.11'"),
         ("targets/openvla/assets", "physx", "target openvla: assets must be a list of texts"),
