@@ -49,6 +49,8 @@ MOST_MIRRORS = 50
 """Repositories that one target may bring in by nested git dependencies; more is taken for a loop."""
 # what an editable installation builds with where it names nothing (PEP 517); wheel for setuptools older than 70.1
 _LEGACY_BACKEND = ["setuptools>=40.8.0", "wheel"]
+# how a file's content or version is its identity in the lock; an index's wheel by default
+_KINDS = {"git": "archive", "overlay": "archive", "source": "sdist", "wheel": "archive"}
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class Locker:
                 os.path.relpath(self.bundle.root / package.path, folder),
                 package.size,
                 package.sha256,
-                package.kind in ("git", "overlay", "wheel"),
+                _KINDS.get(package.kind, "wheels"),
             )
             for package in packages
         ]

@@ -31,14 +31,17 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of a lock: *path* relative to the lock; *archive* if its content, not only its version, is the identity."""
+    """A file of a lock: *path* relative to the lock.
+
+    *kind*, as PEP 751 names it: ``wheels`` (name and version are its identity), ``archive`` (its content is) or ``sdist`` (a source).
+    """
 
     name: str
     version: str | None
     path: str
     size: int
     sha256: str
-    archive: bool = False
+    kind: str = "wheels"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -88,12 +91,12 @@ def render(python: str, packages: Iterable[LocalFile]) -> str:
         if package.version:
             table.add("version", package.version)
         file: dict[str, Any] = {"path": package.path, "size": package.size, "hashes": {"sha256": package.sha256}}
-        if package.archive:
-            table.add("archive", _inline(file))
-        else:
+        if package.kind == "wheels":
             wheels = tomlkit.array()
             wheels.append(_inline(file))
             table.add("wheels", wheels)
+        else:
+            table.add(package.kind, _inline(file))
         tables.append(table)
     document.add("packages", tables)
     return tomlkit.dumps(document)

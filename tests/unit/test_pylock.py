@@ -17,8 +17,8 @@ from tests.support.wheels import build_wheel, sha256
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def local(path: Path, name: str, version: str, root: Path, *, archive: bool = False) -> _pylock.LocalFile:
-    return _pylock.LocalFile(name, version, str(path.relative_to(root)), path.stat().st_size, sha256(path), archive)
+def local(path: Path, name: str, version: str, root: Path, kind: str = "wheels") -> _pylock.LocalFile:
+    return _pylock.LocalFile(name, version, str(path.relative_to(root)), path.stat().st_size, sha256(path), kind)
 
 
 def test_what_is_written_is_read_back_sorted_and_byte_identical(tmp_path: Path):
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_sorted_and_byte_identical(tmp_path: Path):
 def test_uv_installs_it_offline_and_refuses_another_content(tmp_path: Path):
     wheels = [build_wheel(tmp_path, name, "1.0", modules={f"{name}.py": "VALUE = 1\n"}) for name in ("served", "built")]
     lock = tmp_path / "pylock.t.toml"
-    _pylock.write(lock, MINOR, [local(wheels[0], "served", "1.0", tmp_path), local(wheels[1], "built", "1.0", tmp_path, archive=True)])
+    _pylock.write(lock, MINOR, [local(wheels[0], "served", "1.0", tmp_path), local(wheels[1], "built", "1.0", tmp_path, "archive")])
     uv = Uv(find_uv(), {**isolated_environment(tmp_path / "cache"), "UV_OFFLINE": "1"})
     uv.run(["venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], what="making an environment")
     install = ["pip", "sync", "--preview-features", "pylock", "--no-index", "--python", tmp_path / "venv", lock]

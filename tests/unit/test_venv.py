@@ -51,7 +51,14 @@ class Site:
         for wheel in (*wheels, *archives):
             project, version = wheel.name.split("-")[:2]
             files.append(
-                LocalFile(project, version, os.path.relpath(wheel, path.parent), wheel.stat().st_size, sha256(wheel), wheel in archives)
+                LocalFile(
+                    project,
+                    version,
+                    os.path.relpath(wheel, path.parent),
+                    wheel.stat().st_size,
+                    sha256(wheel),
+                    "archive" if wheel in archives else "wheels",
+                )
             )
         write(path, python, files)
         return path
