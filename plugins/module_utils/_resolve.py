@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -135,6 +135,7 @@ class Resolver:
     :param checkouts: scratch checkouts by repository; the project's must have the target's static metadata (:func:`add_metadata`).
     :param commits: URL and frozen commit by repository.
     :param wheels: the prebuilt wheels of the catalogue that are in the bundle, by name.
+    :param constraints: requirement lines that hold for a step, by its number in the target's trace; they name all of its packages.
     """
 
     uv: Uv
@@ -148,6 +149,7 @@ class Resolver:
     wheels: Mapping[str, Path]
     leave_out: frozenset[str]
     scratch: Path
+    constraints: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def resolve(self, done: dict[int, dict[str, Pin]] | None = None) -> Resolution:
         """Resolve every step in its order.
@@ -170,7 +172,7 @@ class Resolver:
                 overlays.append(self._overlay(step, pins))
             elif step.kind in INSTALLING and self._wanted(step):
                 if number not in found:
-                    found[number] = self._step(step, pins)
+                    found[number] = self._step(number, step, pins)
                 pins.update(found[number])
             else:
                 continue
@@ -204,21 +206,55 @@ class Resolver:
                 f"target {self.target.name}: step {step.label} brings another {moved[0]} after its overlay was made. Put the overlay after it."
             )
 
-    def _step(self, step: Step, pins: Mapping[str, Pin]) -> dict[str, Pin]:
+    def _step(self, number: int, step: Step, pins: Mapping[str, Pin]) -> dict[str, Pin]:
         self._fresh_scratch()
+        constraints = self.constraints.get(number, ())
+        # with all of its packages known the project need not be locked, which would ask for those of every extra and platform
+        inputs = self._sync(step) if step.kind == "uv_sync" and not constraints else self._inputs(step)
+        if constraints:
+            listed = self.scratch / "constraints.txt"
+            listed.write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
+            inputs += ["--constraint", listed]
+        elif step.kind == "uv_sync":
+            inputs += ["--no-deps"]
+        found = self._compile(step, inputs, {} if step.kind == "uv_sync" else pins)
+        return found if step.kind == "uv_sync" else self._keep(step, inputs, found, pins)
+
+    def _compile(self, step: Step, inputs: Sequence[str | Path], preferred: Mapping[str, Pin]) -> dict[str, Pin]:
         output = self.scratch / "pins.txt"
-        inputs = self._sync(step, output) if step.kind == "uv_sync" else self._inputs(step)
-        if step.kind != "uv_sync":
-            output.write_text("".join(f"{pin.requirement}\n" for pin in pins.values()), encoding="utf-8")
+        output.write_text("".join(f"{pin.requirement}\n" for pin in preferred.values()), encoding="utf-8")
         # the checkout's [tool.uv] settings, its overrides above all, apply only to what runs in it
         cwd = self.scratch if step.options.get("project_settings") is False else self.checkouts[self.target.project]
-        options = ["--no-deps"] if step.kind == "uv_sync" or step.options.get("dependencies") is False else []
+        options = ["--no-deps"] if step.options.get("dependencies") is False else []
         if self.torch_backend != "pypi" and step.kind != "uv_sync":
             options += ["--torch-backend", self.torch_backend]
         self._uv(step, ["pip", "compile", *self._common(), *options, *inputs, "--output-file", output], cwd, step.options.get("env") or {})
         lines = (line.strip() for line in output.read_text(encoding="utf-8").splitlines())
         found = [Pin.parse(line) for line in lines if line and not line.startswith(("#", "-"))]
         return {pin.name: pin for pin in found}
+
+    def _keep(self, step: Step, inputs: Sequence[str | Path], found: dict[str, Pin], pins: Mapping[str, Pin]) -> dict[str, Pin]:
+        """Return a step's pins without an index's package in place of what is there from elsewhere and would do.
+
+        An installer leaves a commit or a prebuilt wheel alone as long as its version is one that is asked for. The resolver knows no version
+        of those, and prefers an index's; so it is asked once more with each as a requirement.
+        """
+        kept: list[Pin] = []
+        for pin in [pin for name, pin in pins.items() if pin.url and name in found and not found[name].url]:
+            there = self.scratch / "there.in"
+            there.write_text("".join(f"{item.requirement}\n" for item in [*kept, pin]), encoding="utf-8")
+            try:
+                again = self._compile(step, [*inputs, there], pins)
+            except MissingMirror:
+                raise
+            except LockError as error:
+                if "No solution found" not in str(error):
+                    raise
+                continue
+            if again.get(pin.name) == pin:
+                kept.append(pin)
+                found = again
+        return found
 
     def _fresh_scratch(self) -> None:
         """Empty the scratch directory, which has settings of its own, so that uv looks for none in the directories above it."""
@@ -232,7 +268,7 @@ class Resolver:
             *("--python-version", self.target.python, "--python-platform", str(self.platform)),
         ]
 
-    def _sync(self, step: Step, output: Path) -> list[str | Path]:
+    def _sync(self, step: Step) -> list[str | Path]:
         """Lock the project for every platform and export the extras; the caller narrows that to the nodes' platform."""
         project = self.checkouts[self.target.project]
         (project / "uv.lock").unlink(missing_ok=True)
@@ -247,6 +283,8 @@ class Resolver:
         return [exported]
 
     def _inputs(self, step: Step) -> list[str | Path]:
+        if step.kind == "uv_sync":
+            return self._project_inputs(step)
         listed = self.scratch / "step.in"
         files: list[Path] = []
         if step.kind == "requirements":
@@ -268,6 +306,16 @@ class Resolver:
             lines = [f"-e {self._folder(step)}"]
         listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return [*files, listed]
+
+    def _project_inputs(self, step: Step) -> list[str | Path]:
+        """Return the project with its extras, and the dependency groups that ``uv sync`` installs unasked."""
+        pyproject = self.checkouts[self.target.project] / "pyproject.toml"
+        data = tomlkit.parse(pyproject.read_text(encoding="utf-8")).unwrap()
+        there = data.get("dependency-groups", {})
+        wanted = data.get("tool", {}).get("uv", {}).get("default-groups", ["dev"])
+        groups = [name for name in there if wanted == "all" or name in wanted]
+        extras = [part for extra in step.value for part in ("--extra", extra)]
+        return [pyproject, *extras, *(part for name in groups for part in ("--group", name))]
 
     def _folder(self, step: Step) -> Path:
         """Return the directory that an editable step installs."""
@@ -306,7 +354,12 @@ class Resolver:
             url = missing_repository(str(error), self.bundle)
             if url:
                 raise MissingMirror(url, step.label) from None
-            raise LockError(f"target {self.target.name}: step {step.label} cannot be resolved. {error}") from None
+            shipped = (
+                "\nThe pins that ship with the collection were its constraints; set rlinf_pins_dir to '' to do without."
+                if self.constraints
+                else ""
+            )
+            raise LockError(f"target {self.target.name}: step {step.label} cannot be resolved. {error}{shipped}") from None
 
 
 def _dependency_metadata(target: Target) -> list[dict[str, Any]]:
