@@ -3,7 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What activating an environment sets besides PATH: its exports. Standard library only.
 
-An export is a text, or ``{"prepend": path}``, which puts a path before what a variable holds already.
+An export is a text, or ``{"prepend": path}``, which puts a path before what a variable holds already. In ``bin/activate`` of a virtual
+environment they are marked blocks, one that sets and, in the function ``deactivate``, one that gives back; a conda environment has
+folders for such scripts, ``etc/conda/activate.d`` and ``deactivate.d``.
 """
 
 from __future__ import annotations
@@ -42,26 +44,52 @@ def activated(environment: Path, exports: Mapping[str, Any], base: Mapping[str, 
     return found
 
 
-def exports_script(activate: str, exports: Mapping[str, Any]) -> str:
-    """Return an ``activate`` script for sh, bash and zsh that also sets the exports, and gives back the former values when deactivated.
+def setting(target: str, exports: Mapping[str, Any]) -> str:
+    """Return lines for sh, bash and zsh that set the exports of a target and keep what the variables held."""
+    mark = _mark(target)
+    keep = "".join(f'if [ -n "${{{name}+_}}" ] ; then\n    {mark}_OLD_{name}="${name}"\nfi\n' for name in exports)
+    assign = "".join(f"export {name}={_value(name, value)}\n" for name, value in exports.items())
+    return f"{keep}{assign}{mark}=1\n"
 
-    :param activate: the script as uv wrote it.
-    """
-    if not exports:
-        return activate
-    undo = "    if command -v _rlinf_undo_exports >/dev/null 2>&1 ; then\n        _rlinf_undo_exports\n    fi\n"
-    activate = activate.replace(_DEACTIVATE, _DEACTIVATE + undo, 1)
+
+def giving_back(target: str, exports: Mapping[str, Any]) -> str:
+    """Return lines that undo those of :func:`setting`, if they were run."""
+    mark = _mark(target)
     restore = "".join(
-        f'    if [ -n "${{_RLINF_OLD_{name}+_}}" ] ; then\n        export {name}="$_RLINF_OLD_{name}"\n        unset _RLINF_OLD_{name}\n'
+        f'    if [ -n "${{{mark}_OLD_{name}+_}}" ] ; then\n        export {name}="${mark}_OLD_{name}"\n        unset {mark}_OLD_{name}\n'
         f"    else\n        unset {name}\n    fi\n"
         for name in exports
     )
-    keep = "".join(f'if [ -n "${{{name}+_}}" ] ; then\n    _RLINF_OLD_{name}="${name}"\nfi\n' for name in exports)
-    assign = "".join(f"export {name}={_value(name, value)}\n" for name, value in exports.items())
-    return (
-        f"{activate.rstrip()}\n\n# rlinf.offline: what programs of this environment need besides\n{keep}{assign}"
-        f"_rlinf_undo_exports () {{\n{restore}    unset -f _rlinf_undo_exports\n}}\n"
-    )
+    return f'if [ -n "${{{mark}:-}}" ] ; then\n{restore}    unset {mark}\nfi\n'
+
+
+def with_exports(activate: str, target: str, exports: Mapping[str, Any]) -> str:
+    """Return an ``activate`` script that also sets the exports of a target, in marked blocks; those of other targets stay as they are.
+
+    :param activate: the script as it is.
+    """
+    begin, end = _marks(target)
+    assign = f"{begin}{setting(target, exports)}{end}" if exports else ""
+    undo = f"{begin}{giving_back(target, exports)}{end}" if exports and _DEACTIVATE in activate else ""
+    if assign in activate and undo in activate and activate.count(begin) == bool(assign) + bool(undo):
+        return activate
+    plain = without_exports(activate, target).replace(_DEACTIVATE, _DEACTIVATE + undo, 1)
+    return f"{plain}{'' if plain.endswith(chr(10)) else chr(10)}{assign}"
+
+
+def without_exports(activate: str, target: str) -> str:
+    """Return an ``activate`` script without the blocks of a target."""
+    begin, end = map(re.escape, _marks(target))
+    return re.sub(f"^{begin}.*?^{end}", "", activate, flags=re.DOTALL | re.MULTILINE)
+
+
+def _marks(target: str) -> tuple[str, str]:
+    return f"# >>> rlinf.offline {target} >>>\n", f"# <<< rlinf.offline {target} <<<\n"
+
+
+def _mark(target: str) -> str:
+    """Return the beginning of the names of the variables that a target's blocks keep things in."""
+    return f"_RLINF_{re.sub('[^A-Za-z0-9]', '_', target).upper()}"
 
 
 def _value(name: str, value: Any) -> str:

@@ -11,9 +11,10 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
@@ -57,15 +58,18 @@ def site_packages(environment: Path) -> Path:
     return found[0]
 
 
-def distributions(environment: Path) -> dict[str, Distribution]:
+def distributions(environment: Path, only: Collection[str] | None = None) -> dict[str, Distribution]:
     """Return what is installed, by normalised name.
 
+    :param only: look at these packages alone.
     :raises VenvError: a package is there twice, or this is no environment.
     """
     found: dict[str, Distribution] = {}
     for entry in sorted(site_packages(environment).glob("*.dist-info")):
         stem, _ignored, version = entry.name.removesuffix(".dist-info").rpartition("-")
         name = normalize(stem)
+        if only is not None and name not in only:
+            continue
         if name in found:
             raise VenvError(f"{environment} holds {name} twice: {found[name].version} and {version}. Install again to have it built anew.")
         found[name] = Distribution(name, version, entry)
@@ -86,7 +90,19 @@ def recorded(lines: Iterator[str] | list[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 2 and row[1]}
 
 
-def damaged_files(environment: Path, wheels: Mapping[str, Path], jobs: int) -> dict[str, list[str]]:
+def metadata_version(package: Distribution) -> str:
+    """Return the version that an installed package's METADATA tells; empty if it tells none."""
+    try:
+        text = (package.info / "METADATA").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    found = re.search(r"^Version: *(.+?) *$", text.partition("\n\n")[0], re.MULTILINE)
+    return found[1] if found else ""
+
+
+def damaged_files(
+    environment: Path, wheels: Mapping[str, Path], jobs: int, *, removes: Sequence[str] = (), only: Collection[str] | None = None
+) -> dict[str, list[str]]:
     """Hash every installed file and return, for each package, the files that are not as its RECORD says or are gone.
 
     A file that several packages bring is right if it is that of any of them, since the last one installed wins; a file whose
@@ -94,10 +110,12 @@ def damaged_files(environment: Path, wheels: Mapping[str, Path], jobs: int) -> d
 
     :param wheels: the wheel of each package, by normalised name, as far as they are at hand.
     :param jobs: how many files are read at a time.
+    :param removes: patterns, as for a shell, of paths below site-packages that may be gone; ``*`` stands for slashes, too.
+    :param only: look at these packages alone.
     """
     owners: dict[str, list[tuple[str, str, str]]] = {}
     damaged: dict[str, list[str]] = {}
-    for name, package in distributions(environment).items():
+    for name, package in distributions(environment, only).items():
         if not package.record.is_file():
             damaged[name] = [f"{package.info.name}/RECORD"]
             continue
@@ -108,7 +126,11 @@ def damaged_files(environment: Path, wheels: Mapping[str, Path], jobs: int) -> d
     with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
         right = pool.map(lambda item: _matches(item[0], {digest for _name, _path, digest in item[1]}), owners.items())
         for (file, claims), is_right in zip(owners.items(), right, strict=True):
-            if not is_right and not any(_equals_member(file, wheels.get(name), path) for name, path, _digest in claims):
+            if (
+                not is_right
+                and not _may_be_gone(file, claims, removes)
+                and not any(_equals_member(file, wheels.get(name), path) for name, path, _digest in claims)
+            ):
                 damaged.setdefault(claims[0][0], []).append(claims[0][1])
     return damaged
 
@@ -125,6 +147,10 @@ def _matches(file: str, digests: set[str]) -> bool:
         return False
     found = {f"{name}={base64.urlsafe_b64encode(each.digest()).rstrip(b'=').decode()}" for name, each in sums.items()}
     return bool(found & {digest.rstrip("=") for digest in digests})
+
+
+def _may_be_gone(file: str, claims: Iterable[tuple[str, str, str]], removes: Sequence[str]) -> bool:
+    return not os.path.lexists(file) and any(fnmatchcase(path, pattern) for _name, path, _digest in claims for pattern in removes)
 
 
 def _equals_member(file: str, wheel: Path | None, path: str) -> bool:

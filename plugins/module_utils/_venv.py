@@ -5,61 +5,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from packaging.version import InvalidVersion, Version
-
-from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated, check_exports, exports_script
-from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package, effective_lock, judge
+from ansible_collections.rlinf.offline.plugins.module_utils._activation import check_exports, with_exports
+from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package, judge, stored_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, switch_link
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, remove, switch_link
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, Generation, Generations
-from ansible_collections.rlinf.offline.plugins.module_utils._installed import (
-    cores,
-    damaged_files,
-    differs_from_wheel,
-    distributions,
-    fingerprints,
+from ansible_collections.rlinf.offline.plugins.module_utils._install import (
+    SHOWN,
+    Installer,
+    Wanted,
+    compare,
+    description,
+    refuse_damaged,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._installed import cores, damaged_files, fingerprints
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._process import failure, run
-from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter, Uv
+from ansible_collections.rlinf.offline.plugins.module_utils._supply import Supply
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
-SHOWN = 5
-"""How many damaged files or packages a message names."""
-# imports each module in turn and says which failed; a failing import may raise anything, or exit
-_IMPORTER = (
-    "import importlib, json, sys\nfailed = {}\n"
-    "for name in sys.argv[1:]:\n"
-    "    try: importlib.import_module(name)\n"
-    "    except BaseException as error: failed[name] = f'{type(error).__name__}: {error}'\n"
-    "print('\\nfailed imports: ' + json.dumps(failed), flush=True)\n"
-)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an environment shall be.
-
-    :param exports: variable -> text, or ``{"prepend": path}``.
-    :param imports: modules that must be importable in it.
-    :param exact: whether a package that someone added makes it another environment.
-    """
-
-    lock: EffectiveLock
-    interpreter: Interpreter
-    exports: Mapping[str, Any] = field(default_factory=dict)
-    imports: Sequence[str] = ()
-    exact: bool = True
-
-    @property
-    def digest(self) -> str:
-        return self.lock.digest(self.interpreter, self.exports)
+WORK = ".rlinf"
+"""A folder in an environment that is being built, for what is only needed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +38,7 @@ class Plan:
     """What would be done, and why; before and after are what a diff shows.
 
     :param ready: a finished generation that is as wanted; None means that one has to be built.
+    :param supply: where everything comes from, if one has to be built.
     :param link: whether the link has to be switched; *project_link*: whether ``.venv`` has to be made.
     :param removable: generations beyond those kept, and what interrupted builds left.
     """
@@ -80,6 +52,7 @@ class Plan:
     removable: tuple[Path, ...]
     before: str
     after: str
+    supply: Supply | None = None
 
     @property
     def changed(self) -> bool:
@@ -106,6 +79,10 @@ class Venv:
         return Generations(self.node.venvs, self.target, self.link)
 
     @property
+    def installer(self) -> Installer:
+        return Installer(self.node, self.bundle, self.target, self.uv)
+
+    @property
     def link(self) -> Path:
         """What leads to the current environment: ``venvs/<target>``."""
         return self.node.venvs / self.target
@@ -117,7 +94,8 @@ class Venv:
     def plan(self, wanted: Wanted) -> Plan:
         """Find out what is to be done; nothing is changed.
 
-        :raises VenvError: the lock does not fit this node (see :func:`~_effective.judge`); judged only where something has to be built.
+        :raises VenvError: the lock does not fit this node (see :func:`~_effective.judge`), or its files cannot be had (see
+            :func:`~_supply.supply`); judged only where something has to be built.
         """
         check_exports(wanted.exports)
         generations, digest = self.generations, wanted.digest
@@ -125,8 +103,10 @@ class Venv:
         candidates = [generation for generation in generations.finished() if generation.digest == digest]
         candidates.sort(key=lambda generation: current is None or generation.path != current.path)
         ready = next((generation for generation in candidates if not self._spoilt(generation, wanted)), None)
+        found = None
         if ready is None:
             judge(wanted.lock, wanted.interpreter, [self.bundle.wheels, self.bundle.index])
+            found = self.installer.supply(wanted)
         link = ready is None or current is None or ready.path != current.path
         project_link = self._project_link_free()
         removable = () if ready is None else (*generations.removable(self.keep, ready.path), *generations.unfinished())
@@ -138,8 +118,9 @@ class Venv:
             link=link,
             project_link=project_link,
             removable=removable,
-            before=_description(current.stamp if current else None),
-            after=_description(self._stamp(wanted)),
+            before=description(current.stamp if current else None),
+            after=description(wanted.stamp(self.target)),
+            supply=found,
         )
 
     def _reason(
@@ -150,9 +131,10 @@ class Venv:
         if ready is None or ready.path != current.path:
             if current.digest == wanted.digest:
                 return self._spoilt(current, wanted)
-            stamp, parts = self._stamp(wanted), {"packages": "packages", "python": "interpreter", "exports": "exports"}
+            stamp = wanted.stamp(self.target)
+            parts = {"packages": "packages", "python": "interpreter", "exports": "exports", "scripts": "scripts"}
             other = [shown for key, shown in parts.items() if current.stamp.get(key) != stamp[key]]
-            return f"other {', '.join(other) or 'build files of an editable'}"
+            return f"other {', '.join(other)}"
         if project_link:
             return ".venv is missing in the project"
         return f"no longer needed: {', '.join(path.name for path in removable)}" if removable else "up to date"
@@ -180,7 +162,7 @@ class Venv:
         """
         with exclusive(self.node.locks / f".{self.target}.lock", f"The environment {self.target}"):
             plan = self.plan(wanted)
-            generation = plan.ready or self._build(wanted, plan.digest)
+            generation = plan.ready or self._build(wanted, plan.digest, cast(Supply, plan.supply))
             if plan.link:
                 self.generations.switch(generation)
             if plan.project_link:
@@ -197,95 +179,38 @@ class Venv:
         for lock in set(self.node.locks.glob(pattern)) - needed:
             lock.unlink()
 
-    def _build(self, wanted: Wanted, digest: str) -> Generation:
+    def _build(self, wanted: Wanted, digest: str, found: Supply) -> Generation:
         """Build and verify a generation; packages whose unpacked files in uv's cache turn out damaged are unpacked again, once."""
-        place = self.generations.place(digest)
-        lock = self.lock_path(digest)
-        atomic_write(lock, wanted.lock.render())
+        installer, place = self.installer, self.generations.place(digest)
+        installer.wait()
         warm = any(self.node.cache.glob("archive-*"))
-        self._install(wanted, place, lock)
+        found = self._install(wanted, place, found)
         # what uv unpacked just now it has hashed; what was in its cache may have been edited through a link since
-        damaged = damaged_files(place, wanted.lock.wheels, cores()) if warm else {}
+        damaged = damaged_files(place, found.wheels, cores()) if warm else {}
         if damaged:
             self.uv.run(["cache", "clean", *sorted(damaged)], what="removing damaged packages from uv's cache")
-            self._install(wanted, place, lock)
-            damaged = damaged_files(place, wanted.lock.wheels, cores())
-        _refuse_damaged(damaged, place)
-        self._compare(wanted.lock, place)
-        self._import(wanted.imports, place, wanted.exports)
-        return self.generations.finish(place, {**self._stamp(wanted), "fingerprints": fingerprints(place)})
+            found = self._install(wanted, place, found)
+            damaged = damaged_files(place, found.wheels, cores())
+        refuse_damaged(damaged, place)
+        compare(found.stored, place, exact=True)
+        installer.scripts(wanted, found, place, place / WORK)
+        installer.try_imports(wanted.imports, place, wanted.exports)
+        remove(place / WORK)
+        atomic_write(self.lock_path(digest), found.stored.render())
+        remote = {package.name: found.policy.place for package in found.remote}
+        return self.generations.finish(place, {**wanted.stamp(self.target), "remote": remote, "fingerprints": fingerprints(place)})
 
-    def _install(self, wanted: Wanted, place: Path, lock: Path) -> None:
+    def _install(self, wanted: Wanted, place: Path, found: Supply) -> Supply:
         if place.exists():
             self.generations.discard(place)
-        self.node.venvs.mkdir(parents=True, exist_ok=True)
-        python = place / "bin" / "python"
-        self.uv.run(
-            ["venv", "--no-project", "--prompt", self.target, "--python", wanted.interpreter.executable, place],
-            what=f"making an environment for {self.target}",
-        )
-        found: list[str | os.PathLike[str]] = ["--find-links", self.bundle.index] if self.bundle.index.is_dir() else []
-        self.uv.run(
-            ["pip", "sync", "--python", python, "--no-index", *found, "--allow-empty-requirements", lock],
-            what=f"installing the packages of {self.target}",
-            cwd=self.node.venvs,
-        )
+        installer, work = self.installer, place / WORK
+        installer.make(place, wanted.interpreter.executable)
+        work.mkdir()
+        found = installer.build_sources(wanted, found, work)
+        installer.packages(wanted, found, place, work)
         activate = place / "bin" / "activate"
-        atomic_write(activate, exports_script(activate.read_text(encoding="utf-8"), wanted.exports).encode())
-
-    def _compare(self, lock: EffectiveLock, place: Path, exact: bool = True) -> None:
-        """Compare the installed set with the lock by name, version and, where the bundle still has the wheel, content.
-
-        :raises VenvError: a package is missing, too much, of another version, or not from the lock's file.
-        """
-        installed = distributions(place)
-        added = installed.keys() - {package.name for package in lock.packages} if exact else ()
-        wrong = [f"{name} is there, but not in the lock" for name in added]
-        for package in lock.packages:
-            found = installed.get(package.name)
-            if found is None:
-                wrong.append(f"{package.name} is missing")
-            elif package.version and not _same_version(found.version, package.version):
-                wrong.append(f"{package.name} is {found.version}, the lock says {package.version}")
-            elif package.kind == "editable":
-                wrong += _wrong_editable(package, found.info)
-            elif package.path.is_file() and (other := differs_from_wheel(found, package.path)):
-                wrong.append(f"{package.name} is not from {package.path.name}: {other} differs")
-        if wrong:
-            raise VenvError(f"{place} is not what the lock says: {'; '.join(sorted(wrong)[:SHOWN])}. Install again to have it built anew.")
-
-    def _import(self, imports: Sequence[str], place: Path, exports: Mapping[str, Any]) -> None:
-        """Import modules in the environment, as a job would see it.
-
-        :raises VenvError: one cannot be imported; each is named with its error.
-        """
-        if not imports:
-            return
-        python = place / "bin" / "python"
-        done = run([python, "-c", _IMPORTER, *imports], what=f"importing in {place}", cwd=place, env=activated(place, exports), check=False)
-        if done.status:
-            raise VenvError(failure(done, f"{self.target}: importing {', '.join(imports)}") + " The former environment stays in use.")
-        failed = json.loads(done.stdout.rpartition("\nfailed imports: ")[2].splitlines()[0])
-        if failed:
-            named = "; ".join(f"{name} ({error})" for name, error in failed.items())
-            raise VenvError(
-                f"{self.target}: these modules cannot be imported in {place}: {named}. See that the target's lock, exports and repositories are right."
-            )
-
-    def _stamp(self, wanted: Wanted) -> dict[str, Any]:
-        packages = {
-            package.name: {"version": package.version, "sha256": package.sha256, "shown": package.shown, "kind": package.kind}
-            for package in wanted.lock.packages
-        }
-        python = {"version": wanted.interpreter.version, "executable": str(wanted.interpreter.executable)}
-        return {
-            "format": 1,
-            "target": self.target,
-            "digest": wanted.digest,
-            "python": python,
-            "exports": dict(wanted.exports),
-            "packages": packages,
-        }
+        atomic_write(activate, with_exports(activate.read_text(encoding="utf-8"), self.target, wanted.exports).encode())
+        return found
 
     def _project_link(self) -> Path:
         return cast(Path, self.project_dir) / ".venv"
@@ -310,22 +235,16 @@ class Venv:
         current = self.generations.current()
         if current is None:
             raise VenvError(f"There is no environment {self.link}. Run the playbook install for {self.target}.")
-        own = effective_lock(self.lock_path(current.digest), ())
-        if lock is not None and lock.identity["packages"] != own.identity["packages"]:
+        own, stamp = stored_lock(self.lock_path(current.digest)), current.stamp
+        if lock is not None and locked(stamp) != lock.identity:
             raise VenvError(f"{current.path} is of another lock than the bundle's. Run the playbook install for {self.target}.")
-        damaged = damaged_files(current.path, own.wheels, cores())
+        damaged = damaged_files(current.path, own.wheels, cores(), removes=stamp["removes"])
         if damaged and mark:
             current.restamp(damaged=sorted(damaged))
-        _refuse_damaged(damaged, current.path)
-        self._compare(own, current.path, exact)
-        self._import(imports, current.path, current.stamp["exports"])
-        packages = [{"name": package.name, "version": package.version, "source": self._source(package)} for package in own.packages]
-        return {"packages": packages, "generation": current.name, "digest": current.digest}
-
-    def _source(self, package: Package) -> str:
-        """Return where a package came from: the path of its wheel in the bundle, or of the editable."""
-        root = self.bundle.root.resolve()
-        return str(package.path.relative_to(root) if package.path.is_relative_to(root) else package.path)
+        refuse_damaged(damaged, current.path)
+        compare(own, current.path, exact=exact)
+        self.installer.try_imports(imports, current.path, stamp["exports"])
+        return {"packages": sources(own, stamp, self.bundle), "generation": current.name, "digest": current.digest}
 
     def previous(self) -> tuple[Generation, Generation | None]:
         """Return the current generation and the one that rolling back leads to: None if it was rolled back already.
@@ -354,55 +273,22 @@ class Venv:
 
 
 def describe(generation: Generation) -> str:
-    """Return what a diff shows of a generation: interpreter, exports, packages, a line each."""
-    return _description(generation.stamp)
+    """Return what a diff shows of a generation: interpreter, exports, scripts, packages, a line each."""
+    return description(generation.stamp)
 
 
-def package_changes(before: str, after: str) -> dict[str, list[dict[str, str]]]:
-    """Return the packages that come, go and change between two descriptions, each with its lines before and after."""
-
-    def packages(text: str) -> dict[str, str]:
-        lines = [line for line in text.splitlines() if not line.startswith(("python ", "export "))]
-        return {line.partition("==")[0].partition(" @ ")[0]: line for line in lines}
-
-    old, new = packages(before), packages(after)
-    return {
-        "added": [{"name": name, "after": new[name]} for name in new if name not in old],
-        "removed": [{"name": name, "before": old[name]} for name in old if name not in new],
-        "changed": [{"name": name, "before": old[name], "after": new[name]} for name in new if name in old and old[name] != new[name]],
-    }
+def locked(stamp: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the identities of the packages that a stamp holds, as a lock has them."""
+    return [{key: value for key, value in package.items() if key != "shown"} for _name, package in sorted(stamp["packages"].items())]
 
 
-def _description(stamp: Mapping[str, Any] | None) -> str:
-    if stamp is None:
-        return ""
-    exports = [f"export {name}={json.dumps(value)}" for name, value in sorted(stamp["exports"].items())]
-    packages = [package["shown"] for _name, package in sorted(stamp["packages"].items())]
-    return "\n".join([f"python {stamp['python']['version']} {stamp['python']['executable']}", *exports, *packages, ""])
+def sources(own: EffectiveLock, stamp: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:
+    """Return every installed package with where it came from: the path of its wheel in the bundle, of the editable, or an index."""
+    root = bundle.root.resolve()
 
+    def source(package: Package) -> str:
+        if package.name in stamp["remote"]:
+            return str(stamp["remote"][package.name])
+        return str(package.path.relative_to(root) if package.path.is_relative_to(root) else package.path)
 
-def _same_version(one: str, other: str) -> bool:
-    try:
-        return Version(one) == Version(other)
-    except InvalidVersion:
-        return one == other
-
-
-def _wrong_editable(package: Package, info: Path) -> list[str]:
-    """Say what is wrong with an editable install, by the URL that its ``direct_url.json`` holds (PEP 610)."""
-    try:
-        url = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        url = {}
-    if url.get("dir_info", {}).get("editable") and url.get("url") in (package.path.as_uri(), package.path.resolve().as_uri()):
-        return []
-    return [f"{package.name} is not the editable at {package.path}"]
-
-
-def _refuse_damaged(damaged: Mapping[str, Sequence[str]], place: Path) -> None:
-    if damaged:
-        shown = "; ".join(f"{name}: {', '.join(files[:SHOWN])}" for name, files in sorted(damaged.items())[:SHOWN])
-        raise VenvError(
-            f"{place} holds damaged files of {len(damaged)} packages ({shown}). Run the playbook install: it is built anew.",
-            damaged=sorted(damaged),
-        )
+    return [{"name": package.name, "version": package.version, "source": source(package)} for package in own.packages]

@@ -10,7 +10,7 @@ added, are never removed by installing: a user's results may be among them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils import _lfs, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._git import session
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 
@@ -28,6 +28,9 @@ NOTE = Path(".git", "rlinf.json")
 """In a working copy of ours: the repository, the commit it was put at, and ``moving`` while it is on its way to another."""
 NAMED = 5
 """How many edited files a message names."""
+SCRIPTED = Path(".git", "rlinf-scripts.json")
+"""In a working copy of ours in which an upstream's script ran: ``kept``, the edits that were there before (path -> digest), and ``done``,
+those of the script; null while it runs, or when it was cut off."""
 # the link to the environment that rlinf_venv makes in the project
 _OWN = frozenset({".venv"})
 
@@ -87,8 +90,10 @@ def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:
         )
     state = _mirror.worktree_state(place)
     moved = state.commit not in (note["commit"], commit)
-    if state.edited or moved:
-        what = f"was put at {state.commit[:12]} by someone" if moved else f"has {_named(state.edited)} edited"
+    scripted = by_scripts(place, state.edited)
+    edited = tuple(path for path in state.edited if path not in scripted)
+    if edited or moved:
+        what = f"was put at {state.commit[:12]} by someone" if moved else f"has {_named(edited)} edited"
         if not allow_drift or (not moved and state.commit != commit):
             raise TargetError(
                 f"{wanted.about} {what}, and would have to be at {commit[:12]} as it is in the bundle. Keep your changes elsewhere, or discard them "
@@ -130,6 +135,7 @@ def move(wanted: Worktree, *, force: bool = False) -> None:
         tree = git.at(tree=place)
         if force:
             remove(place / ".git" / "index.lock")
+        undo_scripts(place)
         options = ("--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         tree.write("fetch", *options, "--", wanted.mirror, "+refs/heads/*:refs/remotes/origin/*", wanted.commit, about=wanted.about)
         if not force:
@@ -143,6 +149,53 @@ def move(wanted: Worktree, *, force: bool = False) -> None:
         if wanted.repository.submodules:
             tree.write("submodule", "--quiet", "update", "--init", "--recursive", "--force", about=wanted.about)
     write_json(place / NOTE, wanted.note())
+
+
+# -- scripts that write into a working copy ------------------------------------------------------------------------------------
+
+
+def top(path: Path) -> Path | None:
+    """Return the working copy of ours that *path* is in, if it is in one."""
+    return next((folder for folder in (path, *path.parents) if (folder / NOTE).is_file()), None)
+
+
+def begin_script(place: Path) -> None:
+    """Note that what is edited from now on is a script's, after what a former run of it edited was put back."""
+    undo_scripts(place)
+    write_json(place / SCRIPTED, {"kept": _digests(place, _mirror.worktree_state(place).edited), "done": None})
+
+
+def end_script(place: Path) -> None:
+    """Note what a script that has ended edited; what is edited from now on is somebody's."""
+    known = read_json(place / SCRIPTED, TargetError)
+    found = by_scripts(place, _mirror.worktree_state(place).edited)
+    if found:
+        write_json(place / SCRIPTED, {**known, "done": _digests(place, found)})
+    else:
+        remove(place / SCRIPTED)
+
+
+def by_scripts(place: Path, edited: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the *edited* files that a script, and nobody after it, edited."""
+    try:
+        known = read_json(place / SCRIPTED, TargetError)
+    except FileNotFoundError:
+        return ()
+    now, kept, done = _digests(place, edited), known["kept"], known["done"]
+    return tuple(path for path, digest in now.items() if (kept.get(path) != digest if done is None else done.get(path) == digest))
+
+
+def undo_scripts(place: Path) -> None:
+    """Put back what scripts edited."""
+    edited = by_scripts(place, _mirror.worktree_state(place).edited)
+    if edited:
+        with session() as git:
+            git.at(tree=place).write("checkout", "--quiet", "HEAD", "--", *edited, about=f"working copy {place}")
+    remove(place / SCRIPTED)
+
+
+def _digests(place: Path, paths: Iterable[str]) -> dict[str, str]:
+    return {path: sha256_file(place / path) if (place / path).is_file() else "" for path in paths}
 
 
 # -- resetting -----------------------------------------------------------------------------------------------------------------
@@ -220,5 +273,6 @@ def reset(lost: Loss, bundle: Bundle) -> None:
     if left:
         raise TargetError(f"{about} is not clean after the reset: {_named(tuple(left))}. Look at it, or remove it and install again.")
     note = read_note(place) or {}
+    remove(place / SCRIPTED)
     if "moving" in note:
         write_json(place / NOTE, {key: value for key, value in note.items() if key != "moving"} | {"commit": lost.commit})

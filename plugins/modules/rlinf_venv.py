@@ -13,8 +13,9 @@ version_added: "0.1.0"
 description:
   - Builds a virtual environment aside, out of a bundle's lock (PEP 751) and this node's editables, verifies it, and switches to it in one step.
   - A running job keeps the environment it has. Former environments are kept, so that the switch can be undone.
-  - Whether anything has to be done is found out by a fingerprint; the network is never asked, and nothing of the user's uv, pip or git
-    configuration is read.
+  - Or brings them into an environment that exists (O(mode=existing)), where nothing but the target's packages is touched.
+  - Whether anything has to be done is found out by a fingerprint. Nothing of the user's uv, pip or git configuration is read, and no network is
+    asked, unless O(package_source=index) lets packages of an index, which the bundle lacks, come from one, by the SHA-256 of the lock.
 author: The rlinf.offline authors (@RLinf)
 extends_documentation_fragment:
   - rlinf.offline.attributes
@@ -37,9 +38,11 @@ options:
       - V(present) has the environment of the lock current.
       - V(verified) hashes every installed file, compares the packages with the lock where O(lock) is given, and imports O(imports).
         What is found damaged is built anew by the next V(present).
-      - V(rolled_back) has the environment current that the last switch took out of use.
+      - V(rolled_back) has the environment current that the last switch took out of use. An existing environment has none to go back to.
+      - V(withdrawn) takes the exports of the target, and what is written down of it, out of an existing environment. Its packages stay, since
+        others may need them by now; C(former) of C(rlinf/<target>.json) says which versions were there before.
     type: str
-    choices: [present, verified, rolled_back]
+    choices: [present, verified, rolled_back, withdrawn]
     default: present
   lock:
     description: The pylock of the target in the bundle. Needed for O(state=present).
@@ -48,7 +51,77 @@ options:
     description:
       - The interpreter, by version (V(3.11)) or absolute path. Needed for O(state=present).
       - A version is looked for on PATH. None is ever downloaded.
+      - With O(mode=existing) it is that of the environment, whatever is given.
     type: str
+  mode:
+    description:
+      - V(own) has environments of this collection's own, built aside and switched to.
+      - V(existing) uses the conda or virtual environment at O(path). Packages of the lock come into it; those that are there in another version
+        or of another origin are replaced, as the diff shows beforehand; nothing else is touched. Exports go to C(etc/conda/activate.d) and
+        C(deactivate.d), or into marked blocks of C(bin/activate). What was done is written down in C(rlinf/<target>.json) of the environment.
+    type: str
+    choices: [own, existing]
+    default: own
+  path:
+    description: The environment, for O(mode=existing).
+    type: path
+  scripts:
+    description:
+      - What is run in the environment after its packages are installed, and before it is verified and switched to, in this order.
+      - The environment's programs come first on PATH, and its exports are set. uv and pip find the wheels of the lock, and what building
+        needs, and nothing else. There is nobody to answer a question.
+      - A script that leaves other packages than the lock says, or damages files, is an error. So is one that fails; the end of what it said is
+        in the message, all of it in C(state/logs/<target>/) below O(prefix).
+      - They, and the files that their arguments name, are part of what makes an environment another one.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: How messages name it.
+        type: str
+        required: true
+      cwd:
+        description: The directory it runs in.
+        type: path
+        required: true
+      argv:
+        description: The program and its arguments. C({venv}) stands for the environment.
+        type: list
+        elements: str
+        required: true
+      env:
+        description: Environment variables. C({venv}) stands for the environment.
+        type: dict
+        default: {}
+      removes:
+        description: Patterns, as for a shell, of paths below site-packages that it may delete. C(*) stands for slashes, too.
+        type: list
+        elements: str
+        default: []
+  skip_packages:
+    description: Packages of the lock that are left out. One that no lock of the bundle has is an error.
+    type: list
+    elements: str
+    default: []
+  package_source:
+    description:
+      - V(bundle) takes everything from the bundle.
+      - V(index) takes packages that an index serves, and the bundle lacks, from O(index_url). What was built from commits or sources comes from the
+        bundle in any case.
+    type: str
+    choices: [bundle, index]
+    default: bundle
+  index_url:
+    description: The index (PEP 503) for O(package_source=index), with credentials if it needs some; those of C(~/.netrc) serve, too.
+    type: str
+  remote_fallback:
+    description: Whether anything may really come from O(index_url). If not, what is missing is named, and nothing is changed.
+    type: bool
+    default: true
+  ca_bundle:
+    description: A PEM file with the authorities that vouch for O(index_url).
+    type: path
   editables:
     description:
       - Projects on this node that are installed editable, without their dependencies, which are in the lock.
@@ -110,6 +183,18 @@ EXAMPLES = r"""
         prepend: /opt/rlinf/src/LIBERO
     imports: [torch, libero]
 
+- name: Install openvla into the user's conda environment, what the bundle lacks from the index of the LAN
+  rlinf.offline.rlinf_venv:
+    prefix: /opt/rlinf
+    bundle_dir: /opt/rlinf/bundle
+    target: openvla
+    lock: /opt/rlinf/bundle/targets/0a1b2c3d4e5f60718293a4b5c6d7e8f901234567/openvla/pylock.openvla.toml
+    mode: existing
+    path: /home/alice/miniconda3/envs/rlinf
+    package_source: index
+    index_url: https://mirror.example/simple/
+    ca_bundle: /etc/ssl/certs/example.pem
+
 - name: Go back to the former environment
   rlinf.offline.rlinf_venv:
     prefix: /opt/rlinf
@@ -120,17 +205,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 venv:
-  description: The link to the current environment.
+  description: The link to the current environment, or the existing one.
   type: str
   returned: success
   sample: /opt/rlinf/venvs/openvla
 generation:
   description: The folder of the current environment; in check mode the one there would be, as far as its name is known.
   type: str
-  returned: success
+  returned: with O(mode=own)
   sample: openvla-3f2a9c01b7de
 digest:
-  description: The SHA-256 of lock, interpreter and exports.
+  description: The SHA-256 of lock, interpreter, exports and scripts.
   type: str
   returned: success
 reason:
@@ -155,11 +240,31 @@ packages:
       description: Packages of another version or of other content, C(name), C(before) and C(after).
       type: list
       elements: dict
+remote:
+  description: What comes from the index, C(name), C(version), C(file) and C(from), whose credentials are masked.
+  type: list
+  elements: dict
+  returned: O(state=present)
+messages:
+  description: The same, a line for each, as C(colour), C(text) and C(kind).
+  type: list
+  elements: dict
+  returned: O(state=present)
+built:
+  description: Sources that were, or would be, built on this node, C(name) and C(version).
+  type: list
+  elements: dict
+  returned: O(state=present)
+skipped:
+  description: Packages of the lock that were left out by O(skip_packages).
+  type: list
+  elements: str
+  returned: O(state=present)
 removed:
   description: Folders of environments that were, or would be, removed.
   type: list
   elements: str
-  returned: O(state=present)
+  returned: O(state=present) with O(mode=own)
 after_push:
   description: In check mode, that the bundle or a working copy is not there yet, so that what would be done is known only later.
   type: bool
@@ -169,7 +274,8 @@ verified:
   type: int
   returned: O(state=verified)
 installed:
-  description: The packages, C(name), C(version) and C(source), which is the path of the wheel in the bundle or of the editable.
+  description: The packages, C(name), C(version) and C(source), which is the path of the wheel in the bundle or of the editable, or the
+    index.
   type: list
   elements: dict
   returned: O(state=verified)
@@ -180,6 +286,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, offline_environment
@@ -188,17 +295,36 @@ ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "prefix": {"type": "path", "required": True},
     "target": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "verified", "rolled_back"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "verified", "rolled_back", "withdrawn"], "default": "present"},
     "lock": {"type": "path"},
     "python": {"type": "str"},
+    "mode": {"type": "str", "choices": ["own", "existing"], "default": "own"},
+    "path": {"type": "path"},
     "editables": {
         "type": "list",
         "elements": "dict",
         "default": [],
         "options": {"package": {"type": "str", "required": True}, "path": {"type": "path", "required": True}},
     },
+    "scripts": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "cwd": {"type": "path", "required": True},
+            "argv": {"type": "list", "elements": "str", "required": True},
+            "env": {"type": "dict", "default": {}},
+            "removes": {"type": "list", "elements": "str", "default": []},
+        },
+    },
     "exports": {"type": "dict", "default": {}},
     "imports": {"type": "list", "elements": "str", "default": []},
+    "skip_packages": {"type": "list", "elements": "str", "default": []},
+    "package_source": {"type": "str", "choices": ["bundle", "index"], "default": "bundle"},
+    "index_url": {"type": "str"},
+    "remote_fallback": {"type": "bool", "default": True},
+    "ca_bundle": {"type": "path"},
     "project_dir": {"type": "path"},
     "exact": {"type": "bool", "default": True},
     "keep": {"type": "int", "default": 2},
@@ -206,69 +332,151 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, required_if=[("state", "present", ("lock", "python"))], supports_check_mode=True)
-    require(module, ["packaging", "tomlkit"], ON_NODE)
-    states = {"present": present, "verified": verified, "rolled_back": rolled_back}
+    module = AnsibleModule(
+        ARGUMENTS,
+        required_if=[("state", "present", ("lock",)), ("package_source", "index", ("index_url",)), ("mode", "existing", ("path",))],
+        supports_check_mode=True,
+    )
+    require(module, ["git", "packaging", "tomlkit"], ON_NODE)
+    states = {"present": present, "verified": verified, "rolled_back": rolled_back, "withdrawn": withdrawn}
+    if module.params["mode"] == "existing":
+        states |= {"present": present_in_existing, "verified": verified_in_existing, "rolled_back": refused}
     finish(module, lambda: states[module.params["state"]](module))
 
 
-def venv_of(module: AnsibleModule) -> Any:
-    """Return the environments that the arguments speak of."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
+def installer_of(module: AnsibleModule) -> Any:
+    """Return what installs for the target that the arguments name."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._install import Installer
 
     params = module.params
     node = Node(Path(params["prefix"]).absolute())
     config = node.uv_config if node.uv_config.is_file() else None
     git_config = node.git_config if node.git_config.is_file() else None
     uv = Uv(find_uv(prefix=node.prefix), offline_environment(node.cache, git_config, config))
+    return Installer(node, Bundle(Path(params["bundle_dir"]).absolute()), params["target"], uv)
+
+
+def venv_of(module: AnsibleModule) -> Any:
+    """Return the environments that the arguments speak of."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
+
+    params, installer = module.params, installer_of(module)
     project = Path(params["project_dir"]).absolute() if params["project_dir"] else None
-    return Venv(node, Bundle(Path(params["bundle_dir"]).absolute()), params["target"], uv, project, params["keep"])
+    return Venv(installer.node, installer.bundle, installer.target, installer.uv, project, params["keep"])
+
+
+def existing_of(module: AnsibleModule) -> Any:
+    """Return the existing environment that the arguments name."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._existing import Existing
+
+    return Existing(installer_of(module), Path(module.params["path"]).absolute())
+
+
+def lock_of(module: AnsibleModule) -> Any:
+    """Return the lock that the arguments name, or None."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
+
+    params = module.params
+    if not params["lock"]:
+        return None
+    bundle = Bundle(Path(params["bundle_dir"]).absolute())
+    return effective_lock(bundle, Path(params["lock"]).absolute(), params["editables"], params["skip_packages"])
+
+
+def wanted_of(module: AnsibleModule, python: str, uv: Uv) -> Any:
+    """Return what the arguments want an environment to be."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._install import Wanted
+    from ansible_collections.rlinf.offline.plugins.module_utils._scripts import Script
+    from ansible_collections.rlinf.offline.plugins.module_utils._supply import Policy
+
+    params = module.params
+    index = params["index_url"] if params["package_source"] == "index" else None
+    policy = Policy(index, params["remote_fallback"], Path(params["ca_bundle"]).absolute() if params["ca_bundle"] else None)
+    scripts = tuple(Script.parse(script) for script in params["scripts"])
+    return Wanted(
+        lock_of(module), find_python(python, uv), params["exports"], params["imports"], params["exact"], scripts=scripts, policy=policy
+    )
+
+
+def not_there(module: AnsibleModule) -> list[str]:
+    """Return what the arguments name and an earlier task of a first run, in check mode, did not put in place."""
+    params = module.params
+    paths = [params["lock"], *(editable["path"] for editable in params["editables"]), *(script["cwd"] for script in params["scripts"])]
+    return [path for path in paths if not Path(path).exists()] if module.check_mode else []
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
     """Have the environment of the lock current."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
-    from ansible_collections.rlinf.offline.plugins.module_utils._venv import Wanted, package_changes
-
-    params = module.params
-    lock = Path(params["lock"]).absolute()
-    missing = [path for path in (str(lock), *(editable["path"] for editable in params["editables"])) if not Path(path).exists()]
-    if module.check_mode and missing:
+    if missing := not_there(module):
         return {"changed": True, "reason": f"would install when it is there: {', '.join(missing)}", "after_push": True}
     venv = venv_of(module)
-    interpreter = find_python(params["python"], venv.uv)
-    wanted = Wanted(effective_lock(lock, params["editables"]), interpreter, params["exports"], params["imports"], params["exact"])
+    if not module.params["python"]:
+        raise OfflineError("python is needed to make an environment. Give a version, or the path of an interpreter.")
+    wanted = wanted_of(module, module.params["python"], venv.uv)
     plan = venv.plan(wanted)
     generation = plan.ready.name if plan.ready else venv.generations.place(plan.digest).name
     if plan.changed and not module.check_mode:
         plan, built = venv.apply(wanted)
         generation = built.name
     return {
-        "changed": plan.changed,
-        "venv": str(venv.link),
+        **_outcome(plan, wanted, venv.link),
         "generation": generation,
-        "digest": plan.digest,
-        "reason": plan.reason,
-        "packages": package_changes(plan.before, plan.after),
         "removed": [path.name for path in plan.removable],
         **_diff(module, plan.before, plan.after, venv, plan.current.name if plan.current else "none", generation),
     }
 
 
+def present_in_existing(module: AnsibleModule) -> dict[str, Any]:
+    """Have the target in an existing environment."""
+    if missing := not_there(module):
+        return {"changed": True, "reason": f"would install when it is there: {', '.join(missing)}", "after_push": True}
+    existing = existing_of(module)
+    existing.check()
+    wanted = wanted_of(module, str(existing.python), existing.installer.uv)
+    plan = existing.plan(wanted)
+    if plan.changed and not module.check_mode:
+        plan = existing.apply(wanted)
+    return {**_outcome(plan, wanted, existing.path), "warnings": list(plan.warnings), **_existing_diff(module, plan, existing.path)}
+
+
+def _outcome(plan: Any, wanted: Any, place: Path) -> dict[str, Any]:
+    """Return what is said of a plan, whichever kind of environment it is for."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._install import package_changes
+
+    supply = plan.supply
+    return {
+        "changed": plan.changed,
+        "venv": str(place),
+        "digest": plan.digest,
+        "reason": plan.reason,
+        "packages": package_changes(plan.before, plan.after),
+        "remote": supply.reported if supply else [],
+        "messages": supply.messages if supply else [],
+        "built": [{"name": package.name, "version": package.version} for package in supply.to_build] if supply else [],
+        "skipped": list(wanted.lock.skipped),
+    }
+
+
 def verified(module: AnsibleModule) -> dict[str, Any]:
     """Hash the current environment; nothing but a note of damage is written."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
-
-    params = module.params
     venv = venv_of(module)
-    lock = effective_lock(Path(params["lock"]), params["editables"]) if params["lock"] else None
-    found = venv.verify(lock, params["imports"], exact=params["exact"], mark=not module.check_mode)
+    found = venv.verify(lock_of(module), module.params["imports"], exact=module.params["exact"], mark=not module.check_mode)
+    return {**_verified(found, venv.link), "generation": found["generation"]}
+
+
+def verified_in_existing(module: AnsibleModule) -> dict[str, Any]:
+    """Hash the target's packages in an existing environment; nothing but a note of damage is written."""
+    existing = existing_of(module)
+    found = existing.verify(lock_of(module), module.params["imports"], mark=not module.check_mode)
+    return _verified(found, existing.path)
+
+
+def _verified(found: dict[str, Any], place: Path) -> dict[str, Any]:
     return {
         "changed": False,
-        "venv": str(venv.link),
+        "venv": str(place),
         "reason": "verified",
         "packages": {"added": [], "removed": [], "changed": []},
-        "generation": found["generation"],
         "digest": found["digest"],
         "verified": len(found["packages"]),
         "installed": found["packages"],
@@ -277,7 +485,8 @@ def verified(module: AnsibleModule) -> dict[str, Any]:
 
 def rolled_back(module: AnsibleModule) -> dict[str, Any]:
     """Have the former environment current."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._venv import describe, package_changes
+    from ansible_collections.rlinf.offline.plugins.module_utils._install import package_changes
+    from ansible_collections.rlinf.offline.plugins.module_utils._venv import describe
 
     venv = venv_of(module)
     current, former = venv.previous()
@@ -294,6 +503,38 @@ def rolled_back(module: AnsibleModule) -> dict[str, Any]:
         "packages": package_changes(before, after),
         **_diff(module, before, after, venv, current.name, now.name),
     }
+
+
+def refused(module: AnsibleModule) -> dict[str, Any]:
+    """Say why there is no way back in an existing environment."""
+    raise OfflineError(
+        f"{module.params['path']} is an existing environment (rlinf_venv_mode), which is changed in place: there is no former one to go back to. "
+        f"The key former in rlinf/{module.params['target']}.json there says which versions were replaced; a copy made before installing is the way back."
+    )
+
+
+def withdrawn(module: AnsibleModule) -> dict[str, Any]:
+    """Take the target out of an existing environment, its packages apart."""
+    if module.params["mode"] != "existing":
+        raise OfflineError(
+            "state withdrawn is for mode existing. An environment of this collection's own is a folder below venvs/; remove it."
+        )
+    existing = existing_of(module)
+    plan = existing.withdraw(check=module.check_mode)
+    answer = {"changed": plan.changed, "venv": str(existing.path), "digest": plan.digest, "reason": plan.reason}
+    return {**answer, "packages": {"added": [], "removed": [], "changed": []}, **_existing_diff(module, plan, existing.path)}
+
+
+def _existing_diff(module: AnsibleModule, plan: Any, path: Path) -> dict[str, Any]:
+    """Return the packages, and the files of activation, before and after."""
+    if not module._diff:
+        return {}
+    found = [{"before": plan.before, "after": plan.after, "before_header": str(path), "after_header": str(path)}]
+    found += [
+        {"before": before or "", "after": after or "", "before_header": str(file), "after_header": str(file)}
+        for file, (before, after) in plan.exports.items()
+    ]
+    return {"diff": found}
 
 
 def _diff(module: AnsibleModule, before: str, after: str, venv: Any, current: str, generation: str) -> dict[str, Any]:

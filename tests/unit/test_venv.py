@@ -415,7 +415,7 @@ def test_what_is_missing_is_named_before_anything_changes(site: Site) -> None:
     lock = site.lock(alpha, beta)
     alpha.unlink()
     beta.write_bytes(b"cut off")
-    with pytest.raises(ModuleFailed, match=r"lacks 2 of 2 wheels.*alpha-1\.0-py3-none-any\.whl, beta-1\.0"):
+    with pytest.raises(ModuleFailed, match=r"lacks 2 of 2 files.*alpha-1\.0-py3-none-any\.whl, beta-1\.0"):
         site(lock)
     assert not site.prefix.exists()
 
