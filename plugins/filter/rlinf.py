@@ -130,6 +130,11 @@ def rlinf_states(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return _report.states(results)
 
 
+def rlinf_branches(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what became of the branches of a fork, a line each."""
+    return _report.branches(results)
+
+
 def rlinf_sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a target came from, out of what rlinf_target and rlinf_venv found."""
     return _report.sources(placed, verified)
@@ -155,6 +160,7 @@ class FilterModule:
             rlinf_misfits,
             rlinf_misfit_table,
             rlinf_states,
+            rlinf_branches,
             rlinf_sources,
         )
         return {function.__name__: reported(function) for function in functions}

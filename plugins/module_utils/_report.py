@@ -29,6 +29,17 @@ def states(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines or [NONE]
 
 
+def branches(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each branch of a fork: ``work (pushed): 1234567 -> 89abcde, 2 commits rebased onto main``."""
+    lines = []
+    for result in results:
+        moved = f"{result['old_commit'][:12] or 'new'} -> {result['commit'][:12]}, " if result["state"] in ("pushed", "outdated") else ""
+        local = f"; in the checkout: {result['local']}" if result["local"] else ""
+        reason = str(result["reason"]).partition("\n")[0].removeprefix(f"branch {result['name']}: ")
+        lines.append(f"{result['name']} ({result['state']}): {moved}{reason}{local}")
+    return lines or [NONE]
+
+
 def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a target came from.
 

@@ -71,7 +71,7 @@ def example(role: str, options: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a play that uses a role, with what it requires."""
     needed: dict[str, Any] = {name: "openvla" for name, option in options.items() if option.get("required")}
     play = {
-        "hosts": "rlinf_bastion" if role == "download" else "rlinf_nodes",
+        "hosts": "rlinf_bastion" if role in ("download", "sync_branches") else "rlinf_nodes",
         "gather_facts": False,
         "roles": [{"role": f"rlinf.offline.{role}", **({"vars": needed} if needed else {})}],
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.support.origins import Origin, git
 from tests.support.upstream import Fault, Upstream
 from tests.unit.conftest import ModuleFailed
 
+ROOT = Path(__file__).resolve().parents[2]
 GITHUB = "https://github.com/"
 RELEASE = "release/v0.1"
 ME = {"name": "Maintainer", "email": "maintainer@example.invalid"}
@@ -434,38 +437,30 @@ def test_a_checkout_that_does_not_serve(site: Site, tmp_path: Path, make: Callab
 # -- killed --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_anywhere_the_next_run_comes_to_the_same(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_the_next_run_comes_to_the_same(site: Site, tmp_path: Path) -> None:
     place = site.checkout(tmp_path / "checkout")
-    monkeypatch.setenv("HOME", str(site.home))
-    old, wanted = site.tips(), [item["commit"] for item in site.sync(check=True, checkout=str(place))["results"]]
-    fork = _branches.Fork(site.fork.url, site.theirs.url, ("main", RELEASE), (_branches.Branch("work", RELEASE),))
+    fork = _branches.Fork(site.fork.url, site.theirs.url, (RELEASE,), (_branches.Branch("work", RELEASE),))
+    network = Network(Rewrites({GITHUB: f"{(site.server.root / 'git/github.com').as_uri()}/"}), timeout=20)
 
-    def work() -> object:
-        who = lambda: (ME["name"], ME["email"])  # noqa: E731
-        return _branches.sync(fork, checkout=place, cache=site.cache, network=Network(Rewrites(site.rewrites), timeout=20), who=who)
+    def work(*, check: bool = False) -> list[_branches.BranchResult]:
+        return _branches.sync(fork, checkout=place, cache=site.cache, network=network, who=lambda: (ME["name"], ME["email"]), check=check)
 
-    number, seen = 1, []
+    def moved() -> tuple[bool, bool]:
+        return site.tips()["work"] != old["work"], refs(place, "refs/heads")["work"] != old["work"]
+
+    old, wanted = site.tips(), {result.name: result.commit for result in work(check=True)}
+    number, seen = 1, set()
     while killed_at(number, work):
-        seen.append((site.tips()["work"] != old["work"], refs(place, "refs/heads")["work"] != old["work"]))
-        results = _branches.sync(
-            fork,
-            checkout=place,
-            cache=site.cache,
-            network=Network(Rewrites(site.rewrites), timeout=20),
-            who=lambda: (ME["name"], ME["email"]),
-        )
-        assert [result.commit for result in results] == wanted[:3]
-        assert [result.problem for result in results] == [""] * 3
-        assert refs(place, "refs/heads")["work"] == wanted[2] == site.tips()["work"]
+        seen.add(moved())
+        assert {result.name: result.commit for result in work() if not result.problem} == wanted
+        assert refs(place, "refs/heads")["work"] == wanted["work"] == site.tips()["work"]
         assert sorted(path.name for path in site.cache.iterdir()) == [".lock"]
-        for name, commit in old.items():
-            git("update-ref", f"refs/heads/{name}", commit, cwd=site.fork.bare)
-            git("update-ref", f"refs/remotes/origin/{name}", commit, cwd=place)
-            if name != "main":
-                git("update-ref", f"refs/heads/{name}", commit, cwd=place)
+        for name in wanted:
+            git("update-ref", f"refs/heads/{name}", old[name], cwd=site.fork.bare)
+            git("fetch", "--quiet", site.fork.bare, f"+{name}:refs/heads/{name}", f"+{name}:refs/remotes/origin/{name}", cwd=place)
         number += 1
     # killed before the push, between it and the checkout's branch, and after that
-    assert set(seen) == {(False, False), (True, False), (True, True)}
+    assert seen == {(False, False), (True, False), (True, True)}
 
 
 @pytest.mark.parametrize(
@@ -481,3 +476,39 @@ def test_killed_anywhere_the_next_run_comes_to_the_same(site: Site, tmp_path: Pa
 def test_arguments_that_cannot_be_used(site: Site, args: dict[str, Any], words: str) -> None:
     assert words in site.fails(**args)["msg"]
     assert os.listdir(site.cache) if site.cache.exists() else True
+
+
+# -- as a user runs it ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_playbook_shows_the_plan_and_what_was_done(site: Site, tmp_path: Path) -> None:
+    given = {
+        "rlinf_fork_url": site.fork.url,
+        "rlinf_fork_branches": [{"name": name, "base": RELEASE} for name in site.branches],
+        "rlinf_bundle_dir": str(tmp_path / "bundle"),
+        "rlinf_prefix": str(tmp_path / "prefix"),
+        "rlinf_url_rewrites": site.rewrites,
+    }
+
+    def play(*options: str, status: int = 0, **more: Any) -> str:
+        argv = [
+            Path(sys.executable).parent / "ansible-playbook",
+            "rlinf.offline.sync_branches",
+            "-e",
+            json.dumps({**given, **more}),
+            *options,
+        ]
+        env = {**os.environ, "HOME": str(site.home), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    assert "Give its URL in rlinf_fork_url" in play(rlinf_fork_url="", status=2)
+    old = site.tips()
+    planned = play("--check", "--diff")
+    assert f"-{old['work']}" in planned and "work: two" in planned
+    assert site.tips() == old and not (tmp_path / "bundle").exists()
+    commit_on(site.fork, "other", "other: mine", **{"install.sh": LINES.replace("10\n", "mine\n")})
+    said = play(status=2)
+    assert f"work (pushed): {old['work'][:12]} -> {site.tips()['work'][:12]}, 2 commits rebased onto {RELEASE}" in said
+    assert "other (conflict): rebasing its 3 commits onto" in said
