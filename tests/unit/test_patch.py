@@ -8,11 +8,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError, PatchError
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
@@ -507,45 +504,5 @@ def test_patching_over_what_a_killed_run_left(bundle: Path, tmp_path: Path) -> N
         patch(project, bundle, state)
         assert not patch(project, bundle, state).changed
         assert (project / name).read_text() == f"openvla @ git+{mirror(bundle, 'github.com/openvla/openvla')}"
-        restore(project, state, purge=True)
-        assert snapshot(project) == before
-
-
-# -- generated -----------------------------------------------------------------------------------------------------------------
-
-lines = st.sampled_from(
-    [
-        b"openvla @ git+https://github.com/openvla/openvla@main ; python_version < '3.12'  # \xc3\xa4",
-        b"openvla @ git+https://github.com/openvla/openvla#subdirectory=a",
-        b"-e git+https://github.com/openvla/\\\nopenvla.git#egg=openvla",
-        b"x @ git+https://github.com/fork/openvla",
-        b"torch==2.6.0 \\\n  --hash=sha256:00",
-        b"# git+https://github.com/openvla/openvla",
-        b"\xe4",
-        b"",
-    ]
-)
-contents = st.builds(
-    lambda bom, items, end, final: bom + b"\n".join(items).replace(b"\n", end) + final,
-    st.sampled_from([b"", b"\xef\xbb\xbf", b"# coding: latin-1\n"]),
-    st.lists(lines, max_size=4),
-    st.sampled_from([b"\n", b"\r\n"]),
-    st.sampled_from([b"", b"\n", b"\r\n"]),
-)
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(contents, min_size=1, max_size=3))
-def test_whatever_the_files_hold_comes_back(bundle: Path, files: list[bytes]) -> None:
-    with TemporaryDirectory() as folder:
-        project, state = Path(folder) / "project", Path(folder) / "state"
-        (project / "requirements").mkdir(parents=True)
-        for number, content in enumerate(files):
-            (project / f"requirements/{number}.txt").write_bytes(content)
-        before = snapshot(project)
-        patched = patch(project, bundle, state)
-        assert patched.changed == any(found.replacement for found in patched.references)
-        for item in patched.references:
-            assert (item.replacement is None) == ("fork" in item.url)
         restore(project, state, purge=True)
         assert snapshot(project) == before

@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
-import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
-from packaging.requirements import Requirement
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import PatchError
 from ansible_collections.rlinf.offline.plugins.module_utils._references import (
@@ -174,96 +170,6 @@ def test_every_file_gives_its_bytes_back(data: bytes) -> None:
     in_requirements(source.text)
 
 
-# -- generated requirement files -----------------------------------------------------------------------------------------------
-
-BASES = (
-    "https://github.com/haosulab/ManiSkill",
-    "https://github.com/HaoSuLab/maniskill.git",
-    "ssh://git@github.com/haosulab/ManiSkill.git",
-)
-OTHERS = (
-    "https://github.com/fork/ManiSkill.git",
-    "https://github.com/haosulab/ManiSkill-extra.git",
-    "https://gitlab.com/haosulab/ManiSkill",
-)
-spaces = st.sampled_from(["", " ", "  ", "\t"])
-refs = st.sampled_from(["", "@v3.0.0b22", "@RLinf/v3.7.1", "@0123456789abcdef0123456789abcdef01234567"])
-fragments = st.sampled_from(["", "#subdirectory=pkg", "#egg=n&subdirectory=p/q"])
-extras = st.sampled_from(["", "[all]", "[a,b]"])
-markers = st.sampled_from(["", " ; python_version < '3.12'", ' ; sys_platform == "linux" and extra == "x"'])
-comments = st.sampled_from(["", "  # see git+https://github.com/haosulab/ManiSkill.git", " #", "\t# ä ж"])
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line as it is, and as it must be afterwards; the requirement in it as packaging would read both."""
-
-    before: str
-    after: str
-    requirements: tuple[str, str] | None = None
-
-
-@st.composite
-def git_lines(draw: st.DrawFn) -> Line:
-    ours = draw(st.booleans())
-    base = "git+" + draw(st.sampled_from(BASES if ours else OTHERS))
-    new = f"git+{MIRROR}" if ours else base
-    named = draw(st.booleans())
-    head = f"mani_skill{draw(extras)}{draw(spaces)}@{draw(spaces)}" if named else draw(st.sampled_from(["", "-e ", "--editable ", "-e\t"]))
-    tail = draw(refs) + draw(fragments)
-    marker = draw(markers) if named else ""
-    wrapped = draw(st.booleans())
-    end = draw(st.sampled_from(["", " \\\n    --hash=sha256:" + "0" * 64])) if named else ""
-    comment = "" if wrapped else draw(comments)
-    # a continuation anywhere in the URL itself stays where it is; the new URL takes the place of its last piece
-    cut = draw(st.integers(1, len(base) - 1)) if wrapped and ours else 0
-    before = base[:cut] + "\\\n" + base[cut:] if cut else base
-    after = "\\\n" + new if cut else new
-    requirements = (f"{head}{base}{tail}{marker}", f"{head}{new}{tail}{marker}") if named else None
-    return Line(f"{head}{before}{tail}{marker}{end}{comment}", f"{head}{after}{tail}{marker}{end}{comment}", requirements)
-
-
-plain_lines = st.sampled_from(
-    [
-        "",
-        "   ",
-        "# mani_skill @ git+https://github.com/haosulab/ManiSkill.git",
-        "torch==2.6.0",
-        'numpy>=1.0 ; python_version >= "3.10"  # ж',
-        "a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11",
-        "-r common.txt",
-        "-c ../constraints.txt",
-        "--extra-index-url https://${USER}:${TOKEN}@index.example/simple",
-        "-e .[dev]",
-        "./local",
-        "flash @ https://h/n-1-py3-none-any.whl",
-    ]
-).map(lambda text: Line(text, text))
-
-
-@given(
-    st.lists(git_lines() | plain_lines, max_size=8),
-    st.sampled_from(["\n", "\r\n"]),
-    st.booleans(),
-    st.sampled_from([b"", codecs.BOM_UTF8]),
-)
-def test_requirement_files_keep_everything_but_the_urls(lines: list[Line], end: str, final: bool, bom: bytes) -> None:
-    before, after = (
-        bom + ("\n".join(texts) + "\n" * final).replace("\n", end).encode()
-        for texts in ([line.before for line in lines], [line.after for line in lines])
-    )
-    source = decode(before)
-    found = in_requirements(source.text)
-    assert source.encode(rewrite_requirements(source.text, led(found))) == after
-    # found again, they are the same but for the URLs, and those that were led are local now
-    left = [item.url for item in found if item not in [reference for reference, _ignored in led(found)]]
-    assert [item.url for item in in_requirements(decode(after).text)] == left
-    for old, new in (line.requirements for line in lines if line.requirements):
-        one, other = Requirement(old), Requirement(new)
-        assert (one.name, one.extras, one.marker) == (other.name, other.extras, other.marker)
-        assert other.url == one.url or str(other.url).startswith(f"git+{MIRROR}")
-
-
 # -- pyproject.toml ------------------------------------------------------------------------------------------------------------
 
 
@@ -401,50 +307,3 @@ def test_a_pyproject_that_is_not_utf8_is_refused_and_a_bom_is_kept() -> None:
 )
 def test_a_document_of_another_shape_has_no_references(text: str) -> None:
     assert in_pyproject(text) == []
-
-
-def quoted(text: str, style: str) -> str:
-    """Write a string in one of TOML's four ways."""
-    if style.startswith("'") and "'" in text:
-        style = '"' * len(style)
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return style + (text if style.startswith("'") else escaped) + style
-
-
-styles = st.sampled_from(['"', "'", '"""', "'''"])
-
-
-@st.composite
-def toml_strings(draw: st.DrawFn) -> Line:
-    """A string of a list of requirements, without wrapped lines, which TOML has not."""
-    line = draw((git_lines() | plain_lines).filter(lambda line: "\n" not in line.before and not line.before.startswith("-")))
-    style = draw(styles)
-    before, after = (text.partition(" #")[0].partition("\t#")[0] for text in (line.before, line.after))
-    return Line(quoted(before, style), quoted(after, style))
-
-
-@given(
-    st.lists(toml_strings(), max_size=5),
-    st.lists(toml_strings(), max_size=5),
-    toml_strings(),
-    st.sampled_from(["\n", "\r\n"]),
-    st.sampled_from(["", "  # git+https://github.com/haosulab/ManiSkill.git 'ä\""]),
-)
-def test_pyprojects_keep_everything_but_the_urls(first: list[Line], second: list[Line], decoy: Line, end: str, comment: str) -> None:
-    def render(side: str) -> str:
-        one, two = (", ".join(getattr(line, side) for line in lines) for lines in (first, second))
-        text = f"[project]{comment}\ndescription = {decoy.before}\ndependencies = [\n  {one}{comment}\n]\n[dependency-groups]\nx = [{two}]"
-        return text.replace("\n", end)
-
-    before, after = render("before"), render("after")
-    found = in_pyproject(before)
-    result = rewrite_pyproject(before, led(found))
-    assert result == after
-    old, new = _strings(tomlkit.parse(before).unwrap()), _strings(tomlkit.parse(result).unwrap())
-    assert len(old) == len(new)
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [text for item in value.values() for text in _strings(item)]
-    return [text for item in value for text in _strings(item)] if isinstance(value, list) else [str(value)]
