@@ -296,7 +296,8 @@ def difference(package: Package, found: Distribution) -> str:
     if not _same_version(found.version, package.version or ""):
         return f"{package.name} is {found.version}, the lock says {package.version}"
     if package.kind != "sdist" and package.path.is_file():
-        other = differs_from_wheel(found, package.path)
+        # a script that builds a working copy once more may do so with another version of a tool, which the metadata then names
+        other = differs_from_wheel(found, package.path, metadata="dir_info" not in _direct_url(found.info))
         return f"{package.name} is not from {package.path.name}: {other} differs" if other else ""
     told = metadata_version(found)
     return "" if _same_version(told, package.version or "") else f"{package.name} says that it is {told}, the lock says {package.version}"
@@ -310,14 +311,20 @@ def _same_version(one: str, other: str) -> bool:
 
 
 def _wrong_editable(package: Package, info: Path) -> str:
-    """Say what is wrong with an editable install, by the URL that its ``direct_url.json`` holds (PEP 610)."""
-    try:
-        url = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        url = {}
+    """Say what is wrong with an editable install."""
+    url = _direct_url(info)
     if url.get("dir_info", {}).get("editable") and url.get("url") in (package.path.as_uri(), package.path.resolve().as_uri()):
         return ""
     return f"{package.name} is not the editable at {package.path}"
+
+
+def _direct_url(info: Path) -> dict[str, Any]:
+    """Return what ``direct_url.json`` says of where a package came from (PEP 610); nothing if it came from an index."""
+    try:
+        found: dict[str, Any] = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
 
 
 def refuse_damaged(damaged: Mapping[str, Sequence[str]], place: Path) -> None:

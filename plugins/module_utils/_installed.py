@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
@@ -110,7 +109,7 @@ def damaged_files(
 
     :param wheels: the wheel of each package, by normalised name, as far as they are at hand.
     :param jobs: how many files are read at a time.
-    :param removes: patterns, as for a shell, of paths below site-packages that may be gone; ``*`` stands for slashes, too.
+    :param removes: globs of what may be gone below site-packages (see :func:`matches_glob`).
     :param only: look at these packages alone.
     """
     owners: dict[str, list[tuple[str, str, str]]] = {}
@@ -150,7 +149,14 @@ def _matches(file: str, digests: set[str]) -> bool:
 
 
 def _may_be_gone(file: str, claims: Iterable[tuple[str, str, str]], removes: Sequence[str]) -> bool:
-    return not os.path.lexists(file) and any(fnmatchcase(path, pattern) for _name, path, _digest in claims for pattern in removes)
+    return not os.path.lexists(file) and any(matches_glob(path, pattern) for _name, path, _digest in claims for pattern in removes)
+
+
+def matches_glob(path: str, pattern: str) -> bool:
+    """Say whether a path, or a directory that it is in, matches a pattern: ``*`` is any text without a slash, ``**`` any directories."""
+    pieces = re.split(r"(\*\*/|\*|\?)", pattern)
+    known = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}
+    return re.fullmatch("".join(known.get(piece, re.escape(piece)) for piece in pieces) + "(?:/.*)?", path) is not None
 
 
 def _equals_member(file: str, wheel: Path | None, path: str) -> bool:
@@ -166,9 +172,10 @@ def _equals_member(file: str, wheel: Path | None, path: str) -> bool:
         return False
 
 
-def differs_from_wheel(package: Distribution, wheel: Path) -> str | None:
+def differs_from_wheel(package: Distribution, wheel: Path, *, metadata: bool = True) -> str | None:
     """Compare what was installed with the wheel it should come from, by their RECORDs.
 
+    :param metadata: whether its ``*.dist-info`` is compared, too.
     :returns: the first file that has another digest or is not listed, or None. Files below ``*.data`` move when installed and are not compared.
     :raises VenvError: the wheel is damaged.
     """
@@ -182,7 +189,8 @@ def differs_from_wheel(package: Distribution, wheel: Path) -> str | None:
         return f"{package.info.name}/RECORD"
     with open(package.record, encoding="utf-8", newline="") as stream:
         there = recorded(stream)
-    return next((path for path, digest in wanted.items() if ".data/" not in path and there.get(path) != digest), None)
+    compared = (path for path in wanted if ".data/" not in path and (metadata or ".dist-info/" not in path))
+    return next((path for path in compared if there.get(path) != wanted[path]), None)
 
 
 def cores() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ VENV = "{venv}"
 
 @dataclass(frozen=True)
 class Script:
-    """A script: where it runs, its arguments, variables besides those of the environment, and globs below site-packages that it may delete."""
+    """A script: where it runs, its arguments, variables besides those of the environment, and globs below site-packages of what it may delete."""
 
     name: str
     cwd: Path
@@ -67,6 +68,10 @@ class Stage:
     def wheels(self) -> Path:
         return self.work / "wheels"
 
+    @property
+    def programs(self) -> Path:
+        return self.work / "bin"
+
     def set(self, wheels: Sequence[Path]) -> None:
         """Make the folder of links: pip looks into no folders below one. The first of two files of a name wins."""
         self.wheels.mkdir(parents=True, exist_ok=True)
@@ -81,14 +86,7 @@ class Stage:
         :param log: what gets all that it says.
         :raises ProcessError: it failed; the end of what it said is in the message.
         """
-        programs = self.work / "bin"
-        programs.mkdir(exist_ok=True)
-        if not (programs / "uv").is_symlink():
-            (programs / "uv").symlink_to(self.uv.path)
-        # JSON strings are TOML strings
-        found = json.dumps(os.fspath(self.wheels), ensure_ascii=False)
-        settings = self.work / "uv.toml"
-        settings.write_text(f'offline = true\nno-index = true\npython-downloads = "never"\nfind-links = [{found}]\n', encoding="utf-8")
+        self._provide()
         edited = _worktrees.top(script.cwd)
         if edited:
             _worktrees.begin_script(edited)
@@ -98,12 +96,29 @@ class Stage:
         if edited:
             _worktrees.end_script(edited)
 
+    def _provide(self) -> None:
+        """Make the programs and the settings: uv, and a pip for environments that have none, since that of the system would change the system."""
+        self.programs.mkdir(exist_ok=True)
+        for name in ("pip", "pip3"):
+            (self.programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(os.fspath(self.uv.path))} pip "$@"\n', encoding="utf-8")
+            (self.programs / name).chmod(0o755)
+        if not (self.programs / "uv").is_symlink():
+            (self.programs / "uv").symlink_to(self.uv.path)
+        # JSON strings are TOML strings
+        found = json.dumps(os.fspath(self.wheels), ensure_ascii=False)
+        settings = f'offline = true\nno-index = true\npython-downloads = "never"\nfind-links = [{found}]\n'
+        (self.work / "uv.toml").write_text(settings, encoding="utf-8")
+
     def _variables(self, script: Script) -> dict[str, str]:
-        base = {name: value for name, value in self.uv.env.items() if name != "UV_NO_CONFIG"}
+        """Return what a script runs with; nothing that it is given by a target leads uv or pip elsewhere."""
         active = activated(self.environment, self.exports)
-        path = active["PATH"].split(":")
+        own, _colon, rest = active["PATH"].partition(":")
         return {
-            **base,
+            **active,
+            **{name: self._filled(text) for name, text in script.env.items()},
+            **{name: value for name, value in self.uv.env.items() if name != "UV_NO_CONFIG"},
+            "VIRTUAL_ENV": active["VIRTUAL_ENV"],
+            "PATH": f"{own}:{self.programs}:{rest}",
             "UV_CONFIG_FILE": os.fspath(self.work / "uv.toml"),
             # what is installed shares no file with uv's cache, so that the script may do with it as it likes
             "UV_LINK_MODE": "copy",
@@ -115,9 +130,6 @@ class Stage:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
             "PYTHONNOUSERSITE": "1",
-            **active,
-            "PATH": ":".join([path[0], os.fspath(self.work / "bin"), *path[1:]]),
-            **{name: self._filled(text) for name, text in script.env.items()},
         }
 
     def _filled(self, text: str) -> str:

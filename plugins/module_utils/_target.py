@@ -17,11 +17,12 @@ from typing import Any, TypeVar, cast
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _patch, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, diff, perform
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Step, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, read_json, remove, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import AssetStore, Links, plan_file
+from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 
 FORMAT = 1
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[([^\[\]{}]*)\])?\}")
@@ -78,6 +79,7 @@ class Plan:
     :param commit: the commit of the project that it was locked for.
     :param exports: variable -> text, or ``{"prepend": path}``.
     :param editables: mappings of ``package`` and ``path``.
+    :param scripts: what is run in the environment, as mappings of ``name``, ``cwd``, ``argv``, ``env`` and ``removes``.
     :param messages: what patching the requirement files says.
     :param drift: requirement files that are not those that the lock was made from.
     :param state: what the node remembers of the target, and *former*, what it remembered.
@@ -89,6 +91,7 @@ class Plan:
     commit: str
     exports: Mapping[str, Any]
     editables: Sequence[Mapping[str, str]]
+    scripts: Sequence[Mapping[str, Any]]
     drift: Sequence[str]
     state: Mapping[str, Any]
     former: Mapping[str, Any]
@@ -154,6 +157,7 @@ class _Planner:
         others = [*self._each(self._asset, wanted.assets), *self._links(), *self._each(self._file, target.files.items())]
         others += [self._fallback(found) for found in patching.fallbacks] if patching else []
         exports = self._try(lambda: expand_exports(target.exports, self.text))
+        scripts = self._try(lambda: [self._script(step) for step in target.steps if step.kind == "script"])
         self._raise_problems()
         state = self._state(lock, trees, others)
         others += self._obsolete(state)
@@ -168,6 +172,7 @@ class _Planner:
                 {"package": item["package"], "path": str(wanted.place(item["repository"]) / (item["subdirectory"] or ""))}
                 for item in lock["editables"]
             ],
+            scripts=scripts or [],
             drift=drift,
             state=state,
             former=self.former,
@@ -226,6 +231,17 @@ class _Planner:
     def _file(self, item: tuple[str, str]) -> Action:
         path, text = item
         return plan_file(Path(self.text.expand(path, "files")), self.text.expand(text, f"files: {path}"), self.wanted.node.prefix)
+
+    def _script(self, step: Step) -> dict[str, Any]:
+        """Return a script with its placeholders filled in; ``{venv}`` is known only to who builds the environment."""
+        text, options = self.text.with_venv, step.options
+        return {
+            "name": step.value,
+            "cwd": str(self.wanted.place(step.value)),
+            "argv": [text.expand(part, step.label) for part in options["run"]],
+            "env": {name: text.expand(value, f"{step.label}: env: {name}") for name, value in options.get("env", {}).items()},
+            "removes": list(options.get("removes", ())),
+        }
 
     def _patching(self) -> _patch.Plan:
         """Return what patching would say of the files that this target is installed from.
@@ -329,7 +345,7 @@ def _drift_text(wanted: Wanted, drift: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Placeholders:
-    """The names that a target's links, files and exports may use: ``{assets}``, ``{repo[LIBERO]}`` and so on.
+    """The names that a target's links, files, exports and scripts may use: ``{assets}``, ``{repo[LIBERO]}`` and so on.
 
     Only a name in braces is a placeholder, and an unknown one is an error. Any other brace, and ``$``, stands for itself: no shell sees it.
     """
@@ -342,8 +358,14 @@ class Placeholders:
         """Return the values for a target on a node."""
         node = wanted.node
         places = {"src": node.src, "assets": wanted.assets_dir, "state": node.state, "prefix": node.prefix, "home": wanted.home}
+        places |= {"bundle": wanted.bundle.root, "wheels": wanted.bundle.wheels}
         repositories = {name: str(wanted.place(name)) for name in wanted.target.worktrees}
         return cls({name: str(path) for name, path in places.items()}, repositories)
+
+    @property
+    def with_venv(self) -> Placeholders:
+        """The names that a script may use: ``{venv}`` is one, and stays."""
+        return replace(self, values={**self.values, "venv": VENV})
 
     def expand(self, text: str, where: str) -> str:
         """Return *text* with every placeholder replaced.

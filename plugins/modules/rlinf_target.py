@@ -157,6 +157,13 @@ editables:
   returned: with O(state=present)
   type: list
   elements: dict
+scripts:
+  description:
+    - What is run in the environment while it is built, as C(name), C(cwd), C(argv), C(env) and C(removes).
+    - C({venv}) in arguments and variables stands for the environment.
+  returned: with O(state=present)
+  type: list
+  elements: dict
 messages:
   description: What patching the target's requirement files would say of each reference, as C(colour), C(text) and C(kind).
   returned: with O(state=present)
@@ -246,12 +253,13 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode and not wanted.bundle.root.exists():
         # the tasks after this one find what they need to go on in check mode
         lock = wanted.bundle.targets / "not pushed yet" / wanted.target.name / f"pylock.{wanted.target.name}.toml"
-        nothing: dict[str, Any] = {"results": [], "commit": "", "exports": {}, "editables": [], "messages": [], "drift": [], "sources": {}}
+        nothing: dict[str, Any] = {"results": [], "commit": "", "exports": {}, "editables": [], "scripts": []}
+        nothing |= {"messages": [], "drift": [], "sources": {}}
         return {**answer, **nothing, "changed": True, "lock": str(lock), "after_push": True}
     plan = put_in_place(wanted, check=module.check_mode)
     answer |= {
         name: getattr(plan, name)
-        for name in ("changed", "results", "commit", "exports", "editables", "messages", "drift", "sources", "warnings")
+        for name in ("changed", "results", "commit", "exports", "editables", "scripts", "messages", "drift", "sources", "warnings")
     }
     return {**answer, "lock": str(plan.lock), **({"diff": plan.diff} if module._diff else {})}
 

@@ -95,7 +95,7 @@ options:
         type: dict
         default: {}
       removes:
-        description: Patterns, as for a shell, of paths below site-packages that it may delete. C(*) stands for slashes, too.
+        description: Globs, below site-packages, of files and directories that it may delete. C(**) stands for any directories.
         type: list
         elements: str
         default: []
