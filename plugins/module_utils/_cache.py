@@ -230,7 +230,7 @@ class AssetCache(Cache[Asset]):
         return Download(entry.url, place, entry.sha256, judge=lambda path: _archive.examine(path, strip=entry.strip))
 
     def _there(self, entry: Asset) -> Outcome:
-        return Outcome(entry.name, self._path(entry), False, "present", "there", self._unpacked[entry.dest]["sha256"])
+        return Outcome(entry.name, self._path(entry), False, "present", "there", self._unpacked[entry.dest]["sha256"] or "")
 
     def _problem(self, entry: Asset, archive: Download) -> str:
         """Return why an archive must be unpacked (again); nothing if what is there is what it unpacks to, by paths and sizes."""

@@ -65,7 +65,7 @@ _SETTINGS = (
     ("advice.detachedHead", "false"),
     ("init.defaultBranch", "main"),
     ("fetch.fsckObjects", "true"),
-    *((f"fetch.fsck.{message}", "ignore") for message in _TOLERATED),
+    *((f"{command}.{message}", "ignore") for command in ("fsck", "fetch.fsck") for message in _TOLERATED),
     # a small fetch becomes a pack as well
     ("fetch.unpackLimit", "1"),
     # they take time to make, and a mirror is cloned from now and then only

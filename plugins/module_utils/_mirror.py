@@ -182,6 +182,20 @@ def cut_off_time(text: str) -> int:
     return int(moment.timestamp())
 
 
+def mirror_config(url: str) -> str:
+    """Return a mirror's own settings: no credential, no rewritten URL, no path of this machine.
+
+    :param url: the real one, without user info.
+    """
+    settings = [("core.repositoryformatversion", "0"), ("core.filemode", "true"), ("core.bare", "true")]
+    settings += [("remote.origin.url", url), *(("remote.origin.fetch", refspec) for refspec in REFSPECS)]
+    # a client of the old protocol may ask for a commit that no branch holds any more
+    settings += [("uploadpack.allowAnySHA1InWant", "true")]
+    # git-lfs would write it, even when it only reads
+    settings += [("lfs.repositoryformatversion", "0")]
+    return config_text(settings)
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What would change in a mirror, and why; *commit* is None where only fetching tells."""
@@ -222,14 +236,7 @@ class _Work:
 
     @property
     def config(self) -> str:
-        """The mirror's own settings: no credential, no rewritten URL, no path of this machine."""
-        settings = [("core.repositoryformatversion", "0"), ("core.filemode", "true"), ("core.bare", "true")]
-        settings += [("remote.origin.url", self.url), *(("remote.origin.fetch", refspec) for refspec in REFSPECS)]
-        # a client of the old protocol may ask for a commit that no branch holds any more
-        settings += [("uploadpack.allowAnySHA1InWant", "true")]
-        # git-lfs would write it, even when it only reads
-        settings += [("lfs.repositoryformatversion", "0")]
-        return config_text(settings)
+        return mirror_config(self.url)
 
     def store(self, place: Path | None = None) -> Git:
         return self.git.at(git_dir=place or self.place)

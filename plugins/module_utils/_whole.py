@@ -1,0 +1,192 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a file of unknown origin is whole, as far as its format can tell: for what comes without a digest.
+
+A file that was cut off is found where the format says how long it is or how it ends. Bytes that were changed in between are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import struct
+import xml.parsers.expat
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError
+
+MAY_BE_EMPTY = frozenset({"__init__.py", ".gitkeep", ".keep", ".gitattributes", ".gitignore", ".nojekyll", "py.typed"})
+"""Names of files that are empty on purpose."""
+
+
+def check(path: Path) -> bool:
+    """Look at one file.
+
+    :returns: whether its format tells that it is whole; of others only that it is not empty is known.
+    :raises ArchiveError: it is empty, or not whole; why is said, without its name.
+    :raises OSError: it cannot be read.
+    """
+    if not path.stat().st_size:
+        if path.name in MAY_BE_EMPTY:
+            return True
+        raise ArchiveError("it is empty (0 bytes)")
+    with path.open("rb") as stream:
+        is_elf = stream.read(4) == b"\x7fELF"
+    judge = _elf if is_elf else _FORMATS.get(path.suffix.lower())
+    if judge is None:
+        return False
+    try:
+        problem = judge(path)
+    except (ELFError, struct.error, zipfile.BadZipFile, zlib.error, EOFError, ValueError, IndexError, OverflowError) as error:
+        problem = str(error) or type(error).__name__
+    if problem:
+        raise ArchiveError(f"it is cut off or damaged: {problem}")
+    return True
+
+
+def check_record(wheel: Path) -> None:
+    """Compare what a wheel holds with its RECORD, digests and sizes (PEP 376, 427).
+
+    :raises ArchiveError: something differs, is missing or was added; it is named.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+        record = next((name for name in names if name.count("/") == 1 and name.endswith(".dist-info/RECORD")), None)
+        if record is None:
+            raise ArchiveError("it has no RECORD")
+        rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(archive.read(record).decode())) if row}
+        # RECORD does not list the digest of itself, nor of signatures of it
+        unlisted = {record, f"{record}.jws", f"{record}.p7s"}
+        for name in sorted(names - unlisted):
+            if name not in rows:
+                raise ArchiveError(f"its RECORD does not list {name}")
+            kind, _ignored, wanted = rows[name][0].partition("=")
+            if kind not in ("sha256", "sha384", "sha512"):
+                raise ArchiveError(f"its RECORD has no digest of {name}")
+            digest = hashlib.new(kind)
+            with archive.open(name) as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+            if base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode() != wanted.rstrip("="):
+                raise ArchiveError(f"{name} in it is not what its RECORD says")
+        missing = sorted(rows.keys() - names - unlisted)
+    if missing:
+        raise ArchiveError(f"it lacks {missing[0]}, which its RECORD lists")
+
+
+# -- formats: each returns what is wrong with a file
+
+
+def _elf(path: Path) -> str:
+    """System V ABI: every segment and section lies within the file."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        elf = ELFFile(stream)
+        header = elf.header
+        end = max(
+            header["e_phoff"] + header["e_phnum"] * header["e_phentsize"], header["e_shoff"] + header["e_shnum"] * header["e_shentsize"]
+        )
+        if end <= size:
+            segments = [segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments()]
+            sections = [part["sh_offset"] + part["sh_size"] for part in elf.iter_sections() if part["sh_type"] != "SHT_NOBITS"]
+            end = max([end, *segments, *sections])
+    return f"its headers speak of {end} bytes, and it has {size}" if end > size else ""
+
+
+def _zip(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    return f"{bad} in it is damaged" if bad else ""
+
+
+def _json(path: Path) -> str:
+    json.loads(path.read_bytes())
+    return ""
+
+
+def _xml(path: Path) -> str:
+    parser = xml.parsers.expat.ParserCreate()
+    try:
+        with path.open("rb") as stream:
+            parser.ParseFile(stream)
+    except xml.parsers.expat.ExpatError as error:
+        return str(error)
+    return ""
+
+
+def _glb(path: Path) -> str:
+    """glTF 2.0, 4.4.2: magic, version and length of the whole in little endian."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        magic, _version, length = struct.unpack("<4sII", stream.read(12))
+    return "" if (magic, length) == (b"glTF", size) else f"it says that it has {length} bytes, and it has {size}"
+
+
+def _png(path: Path) -> str:
+    """PNG, 5.6 and 11.2.5: it ends in an empty IEND chunk, whose CRC is always the same."""
+    content = path.read_bytes()
+    return "" if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND\xaeB`\x82" in content[-1024:] else "it does not end as a PNG"
+
+
+def _jpeg(path: Path) -> str:
+    content = path.read_bytes()
+    return "" if content.startswith(b"\xff\xd8") and b"\xff\xd9" in content[-1024:] else "it does not end as a JPEG"
+
+
+def _stl(path: Path) -> str:
+    """Binary: a header of 80 bytes, the number of triangles, 50 bytes for each. Text: from solid to endsolid."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(84)
+        if len(head) == 84 and 84 + 50 * struct.unpack("<I", head[80:])[0] <= size:
+            return ""
+        stream.seek(max(0, size - 1024))
+        ended = b"endsolid" in stream.read()
+    return "" if head.lstrip().startswith(b"solid") and ended else "it has fewer triangles than it says"
+
+
+def _sentencepiece(path: Path) -> str:
+    """sentencepiece's ModelProto: pieces (1), then how they were trained (2) and normalised (3), as protobuf's wire format has them."""
+    content, place, seen = path.read_bytes(), 0, set()
+    while place < len(content):
+        key, place = _varint(content, place)
+        if key & 7 == 0:
+            _value, place = _varint(content, place)
+        elif key & 7 == 2:
+            length, place = _varint(content, place)
+            place += length
+        else:
+            place += {1: 8, 5: 4}.get(key & 7, len(content) + 1)
+        seen.add(key >> 3)
+    if place > len(content):
+        return f"its last part ends at byte {place}, and it has {len(content)}"
+    return "" if {1, 2, 3} <= seen else "it lacks a part that every sentencepiece model has"
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+
+
+_FORMATS: dict[str, Callable[[Path], str]] = {
+    **dict.fromkeys((".zip", ".npz", ".whl"), _zip),
+    **dict.fromkeys((".json", ".gltf"), _json),
+    **dict.fromkeys((".xml", ".urdf", ".srdf", ".dae"), _xml),
+    **dict.fromkeys((".jpg", ".jpeg"), _jpeg),
+    **{".glb": _glb, ".png": _png, ".stl": _stl, ".so": _elf, ".model": _sentencepiece},
+}
