@@ -58,3 +58,7 @@ class VenvError(OfflineError):
 
 class TargetError(OfflineError):
     """Worktrees, assets or exports of a target cannot be put in place."""
+
+
+class AptError(OfflineError):
+    """System packages cannot be resolved, brought or installed."""

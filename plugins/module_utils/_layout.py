@@ -45,12 +45,20 @@ class Bundle:
 
     @property
     def index(self) -> Path:
-        """Files as an index serves them, and sdists built to wheels."""
+        """Files as an index serves them."""
         return self.wheelhouse / "index"
 
-    def git_wheels(self, mirror: str, commit: str) -> Path:
-        """Wheels built from one commit; *mirror* as ``RepositoryId.mirror``."""
-        return self.wheelhouse / "git" / mirror.removesuffix(".git") / commit
+    def sdist_wheels(self, sha256: str, builder: str) -> Path:
+        """Wheels built from one sdist; *builder* says for what: ``cp311-x86_64-manylinux_2_31``."""
+        return self.wheelhouse / "sdist" / sha256 / builder
+
+    def source(self, sha256: str) -> Path:
+        """Where an sdist lies that nodes build, by its SHA-256."""
+        return self.wheelhouse / "source" / sha256
+
+    def git_wheels(self, mirror: str, commit: str, builder: str) -> Path:
+        """Wheels built from one commit; *mirror* as ``RepositoryId.mirror``, *builder* as for an sdist."""
+        return self.wheelhouse / "git" / mirror.removesuffix(".git") / commit / builder
 
     @property
     def built(self) -> Path:

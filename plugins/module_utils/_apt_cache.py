@@ -1,0 +1,202 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""System packages in the bundle: for each release of the nodes a flat repository of what they lack, and nothing else."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Deb, Root, Source
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
+from ansible_collections.rlinf.offline.plugins.module_utils._files import (
+    atomic_write,
+    json_bytes,
+    read_json,
+    remove,
+    sha256_bytes,
+    write_json,
+)
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+
+FORMAT = 1
+RECORD = "packages.json"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of a distribution that nodes run, and what they shall have.
+
+    :param name: as ``os-release`` says it: ``ubuntu-22.04``, ``debian-12``.
+    :param architecture: in Debian's words.
+    :param packages: the packages that a node shall have.
+    :param states: files of the nodes' package states (``/var/lib/dpkg/status``); without any, a minimal system is taken as the start.
+    """
+
+    name: str
+    architecture: str
+    sources: tuple[Source, ...]
+    packages: tuple[str, ...]
+    states: tuple[Path, ...] = ()
+
+    def definition(self) -> str:
+        """Return the digest of everything that decides which files are brought."""
+        states = sorted({sha256_bytes(path.read_bytes()) for path in self.states})
+        parts = {"sources": [asdict(source) for source in self.sources], "packages": sorted(self.packages), "states": states}
+        return sha256_bytes(json_bytes({"format": FORMAT, "architecture": self.architecture, **parts}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a release's packages; *before* and *after* name the files, for a diff."""
+
+    name: str
+    changed: bool
+    state: str
+    reason: str
+    packages: int = 0
+    bytes: int = 0
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key not in ("before", "after")}
+
+
+@dataclass(frozen=True)
+class AptCache:
+    """Brings the files of releases into one bundle.
+
+    :param proxy: what apt itself uses for the lists; files come by *fetcher*.
+    """
+
+    bundle: Bundle
+    fetcher: Fetcher
+    proxy: str | None = None
+    ca_bundle: str | None = None
+    timeout: float = 120
+    update: frozenset[str] = field(default_factory=frozenset)
+
+    def bring(self, release: Release, *, check: bool = False) -> Outcome:
+        """Have the repository of a release in the bundle.
+
+        What is there for the same packages, sources and states stays as it is, unless the release is to be updated; the network is then
+        not asked. In check mode apt resolves in its private root, and nothing enters the bundle.
+
+        :raises AptError: a package cannot be resolved, or a file cannot be had.
+        """
+        folder = self.bundle.apt(release.name, release.architecture)
+        known = self._known(folder)
+        definition = release.definition()
+        before = tuple(sorted(file["filename"] for file in known["files"])) if known else ()
+        if known and known["definition"] == definition and release.name not in self.update:
+            return self._complete(release, folder, known, before, check=check)
+        root = Root(
+            self.bundle.cache / "apt" / f"{release.name}-{release.architecture}",
+            release.architecture,
+            release.sources,
+            self.proxy,
+            self.ca_bundle,
+            self.timeout,
+        )
+        try:
+            files, packages = self._resolve(release, root)
+        finally:
+            remove(root.path)
+        after = tuple(sorted(place_name(deb) for deb in files))
+        size = sum(deb.size for deb in files)
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "release": release.name,
+            "architecture": release.architecture,
+            "definition": definition,
+            "packages": sorted(release.packages),
+            "files": [{**asdict(deb), "filename": place_name(deb), "package": deb.package} for deb in files],
+        }
+        changed = known is None or known != record
+        reason = "resolved for the first time" if known is None else "resolved again" + ("" if changed else ", the same")
+        if not check:
+            self._fetch(folder, record["files"])
+            self._write(folder, record, packages)
+        state = "present" if not check or not changed else "missing"
+        return Outcome(release.name, changed, state, reason, len(files), size, before, after)
+
+    def _known(self, folder: Path) -> dict[str, Any] | None:
+        path = folder / RECORD
+        return dict(read_json(path, AptError)) if path.is_file() else None
+
+    def _complete(self, release: Release, folder: Path, known: Mapping[str, Any], before: tuple[str, ...], *, check: bool) -> Outcome:
+        """Bring again what is missing of a repository; it must be the same bytes."""
+        files = known["files"]
+        missing = [file for file in files if not _there(folder, file)]
+        written = (folder / "Packages").is_file() and (folder / "Release").is_file()
+        if not missing and written:
+            size = sum(file["size"] for file in files)
+            return Outcome(release.name, False, "present", "every file is there", len(files), size, before, before)
+        if not written:
+            raise AptError(f"{folder}: its Packages or Release is not there. Name {release.name} in rlinf_update to have it made anew.")
+        if not check:
+            self._fetch(folder, missing)
+        size = sum(file["size"] for file in missing)
+        state = "missing" if check else "present"
+        kept = tuple(name for name in before if name not in {file["filename"] for file in missing})
+        return Outcome(release.name, True, state, f"{len(missing)} missing files", len(files), size, kept, before)
+
+    def _resolve(self, release: Release, root: Root) -> tuple[list[Deb], str]:
+        """Return the files that any of the states lacks, and their stanzas as the sources' Packages files have them."""
+        root.prepare()
+        states = [path.read_text(encoding="utf-8") for path in release.states] or [root.minimal_state()]
+        found = {deb.filename: deb for state in dict.fromkeys(states) for deb in root.lacking(release.packages, state)}
+        files = [found[name] for name in sorted(found)]
+        return files, root.stanzas(files, {deb.filename: place_name(deb) for deb in files})
+
+    def _fetch(self, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+        wanted = [file for file in files if not _there(folder, file)]
+        downloads = [Download(file["url"], folder / file["filename"], sha256=file["sha256"], size=file["size"]) for file in wanted]
+        failures = [
+            f"{download.destination.name}: {outcome}"
+            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads), strict=True)
+            if isinstance(outcome, Exception)
+        ]
+        if failures:
+            raise AptError(
+                "\n".join([f"{len(failures)} of {len(downloads)} packages could not be fetched; those that were stay:", *failures])
+            )
+
+    def _write(self, folder: Path, record: Mapping[str, Any], packages: str) -> None:
+        """Write the repository's indexes, the record last; files that are no longer of it go."""
+        content = packages.encode()
+        release = "".join(
+            f"{line}\n"
+            for line in (
+                "Origin: rlinf.offline",
+                f"Suite: {record['release']}",
+                f"Architectures: {record['architecture']}",
+                f"Date: {email.utils.formatdate(0, usegmt=True)}",
+                "SHA256:",
+                f" {sha256_bytes(content)} {len(content)} Packages",
+            )
+        )
+        atomic_write(folder / "Packages", content)
+        atomic_write(folder / "Release", release.encode())
+        write_json(folder / RECORD, record)
+        wanted = {file["filename"] for file in record["files"]}
+        for path in folder.glob("*.deb"):
+            if path.name not in wanted:
+                path.unlink()
+
+
+def place_name(deb: Deb) -> str:
+    """Return the name of a file in the repository: that of its URL's, since a colon of an epoch is not carried by every file system."""
+    return deb.filename.replace(":", "%3a")
+
+
+def _there(folder: Path, file: Mapping[str, Any]) -> bool:
+    place = folder / str(file["filename"])
+    return place.is_file() and place.stat().st_size == file["size"]

@@ -1,0 +1,249 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""System packages on a node, out of the bundle's repository alone; the node's own sources, lists, holds and pins stay as they are.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+
+RECORD = "packages.json"
+# Inst libfoo [1.0] (1.1 Debian:12 [amd64]); the version in brackets is the one that is there
+_INST = re.compile(r"Inst (?P<package>\S+) (?:\[(?P<old>[^\]]+)\] )?\((?P<new>\S+)")
+_REMV = re.compile(r"Remv (?P<package>\S+)")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
+_INSTALLED = "ii "
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What installing would do.
+
+    :param missing: of the packages asked for, those that are not there.
+    :param installs: package -> version, what apt would install.
+    :param files: vendor files that are absent.
+    :param bytes: of the package files.
+    """
+
+    missing: tuple[str, ...]
+    installs: Mapping[str, str]
+    files: tuple[str, ...]
+    bytes: int = 0
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.missing or self.files)
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Installs packages on this machine.
+
+    :param state: a directory of the node for apt's lists of that one transaction; it is removed afterwards.
+    :param files: path -> text, small configuration files that are put in place where nothing is there.
+    :param timeout: seconds to wait for another package manager to end.
+    """
+
+    bundle: Bundle
+    packages: tuple[str, ...]
+    state: Path
+    files: Mapping[str, str]
+    timeout: int = 120
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the packages that are not installed.
+
+        :raises AptError: one is no name of a package.
+        """
+        for name in self.packages:
+            if not _PACKAGE.match(name):
+                raise AptError(f"rlinf_system_packages: {name!r} is not the name of a package.")
+        return tuple(sorted(set(self.packages) - installed()))
+
+    def plan(self) -> Plan:
+        """Return what is missing and what installing it would do; nothing is changed outside of *state*.
+
+        :raises AptError: the bundle has nothing for this release, a file of it is missing, or apt would upgrade or remove something.
+        """
+        missing = self.missing()
+        absent = tuple(path for path in self.files if not Path(path).exists())
+        if not missing:
+            return Plan(missing, {}, absent)
+        folder, record = self._repository()
+        unknown = sorted(set(missing) - set(record["packages"]))
+        if unknown:
+            raise AptError(
+                f"The bundle was made without {', '.join(unknown)} for {record['release']}. Name them in rlinf_system_packages and run download, then push."
+            )
+        installs = self._simulate(missing, folder)
+        sizes = {file["package"]: file["size"] for file in record["files"]}
+        return Plan(missing, installs, absent, sum(sizes.get(name, 0) for name in installs))
+
+    def apply(self) -> Plan:
+        """Do what :meth:`plan` says."""
+        plan = self.plan()
+        if plan.missing:
+            folder, record = self._repository()
+            self._verify(folder, record, plan.installs)
+            self._apt(folder, "installing the system packages", "install", "-y", *plan.missing)
+            left = self.missing()
+            if left:
+                raise AptError(f"apt ended without an error, and {', '.join(left)} is not installed. Look at /var/log/apt/term.log.")
+        for path in plan.files:
+            place = Path(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(place, self.files[path].encode())
+        return plan
+
+    def _repository(self) -> tuple[Path, dict[str, Any]]:
+        name, architecture = release_name(), dpkg_architecture()
+        folder = self.bundle.apt(name, architecture)
+        if not (folder / RECORD).is_file():
+            there = sorted(str(path.parent.relative_to(self.bundle.root / "apt")) for path in self.bundle.root.glob(f"apt/*/*/{RECORD}"))
+            raise AptError(
+                f"The bundle has no system packages for {name}/{architecture}; it has {', '.join(there) or 'none at all'}. "
+                f"Name {name} in rlinf_releases and run download, or install on the node yourself: {' '.join(self.packages)}."
+            )
+        return folder, dict(read_json(folder / RECORD, AptError))
+
+    def _verify(self, folder: Path, record: Mapping[str, Any], installs: Iterable[str]) -> None:
+        """Hash the files that will be installed.
+
+        :raises AptError: one is missing or damaged; each is named.
+        """
+        wanted = set(installs)
+        wrong = []
+        for file in record["files"]:
+            if file["package"] in wanted:
+                place = folder / file["filename"]
+                if not place.is_file():
+                    wrong.append(f"{file['filename']} is missing")
+                elif sha256_file(place) != file["sha256"]:
+                    wrong.append(f"{file['filename']} is damaged or replaced")
+        if wrong:
+            raise AptError(f"{folder}: {'; '.join(wrong)}. Nothing was installed. Run push again.")
+
+    def _simulate(self, missing: Sequence[str], folder: Path) -> dict[str, str]:
+        """Return what apt would install.
+
+        :raises AptError: it would upgrade or remove something, or cannot install at all.
+        """
+        said = self._apt(folder, "planning the system packages", "install", "-s", *missing)
+        upgrades, installs = [], {}
+        for line in said.splitlines():
+            found = _INST.match(line)
+            if found and found["old"]:
+                upgrades.append(f"{found['package']} {found['old']} -> {found['new']}")
+            elif found:
+                installs[found["package"].partition(":")[0]] = found["new"]
+        removals = [found["package"] for found in map(_REMV.match, said.splitlines()) if found]
+        if upgrades or removals:
+            parts = [f"upgrade {', '.join(upgrades)}"] if upgrades else []
+            parts += [f"remove {', '.join(removals)}"] if removals else []
+            raise AptError(
+                f"Installing {', '.join(missing)} would {' and '.join(parts)}, which was not asked for. Nothing was changed. "
+                "Survey this node (rlinf.offline.survey) and run download, so that what fits it is bundled; or bring the node up to date first."
+            )
+        return installs
+
+    def _apt(self, folder: Path, what: str, *arguments: str) -> str:
+        """Run apt-get with the bundle's repository as its only source, in lists and caches of its own."""
+        remove(self.state)
+        (self.state / "lists" / "partial").mkdir(parents=True)
+        (self.state / "archives" / "partial").mkdir(parents=True)
+        (self.state / "parts").mkdir()
+        sources = self.state / "sources.list"
+        # every file was verified against the manifest and is again before it is installed
+        sources.write_text(f"deb [trusted=yes] file:{quoted(folder)} ./\n", encoding="utf-8")
+        settings = {
+            "Dir::Etc::sourcelist": sources,
+            "Dir::Etc::sourceparts": self.state / "parts",
+            "Dir::State::lists": self.state / "lists",
+            "Dir::Cache": self.state,
+            "Dir::Cache::archives": self.state / "archives",
+            # the bundle may be readable by root alone
+            "APT::Sandbox::User": "root",
+            "APT::Install-Recommends": "false",
+            "APT::Get::Upgrade": "true",
+            "Acquire::Languages": "none",
+            "Acquire::http::Proxy": "false",
+            "DPkg::Lock::Timeout": self.timeout,
+            "Dpkg::Use-Pty": "0",
+            "Dpkg::Options::": "--force-confold",
+        }
+        options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
+        env = {
+            "DEBIAN_FRONTEND": "noninteractive",
+            "NEEDRESTART_SUSPEND": "1",
+            "UCF_FORCE_CONFFOLD": "1",
+            "APT_LISTCHANGES_FRONTEND": "none",
+        }
+        try:
+            for step in (["-qq", "update"], ["-q", *arguments]):
+                done = run(["apt-get", *options, *step], what=what, env=env, check=False)
+                if done.status:
+                    raise AptError(f"{what}: {reasons(done.stdout, done.stderr)}")
+            return done.stdout
+        finally:
+            remove(self.state)
+
+
+def reasons(stdout: str, stderr: str) -> str:
+    """Return what apt says of a failure: its errors, and the unmet dependencies that it lists before."""
+    errors = [line for line in stderr.splitlines() if line.startswith(("E: ", "dpkg: error"))] or stderr.splitlines()[-5:]
+    unmet = stdout.partition("The following packages have unmet dependencies:")[2].strip()
+    advice = "; 'dpkg --audit' says whether a package was left half-installed" if "dpkg" in stderr else ""
+    lines = [*errors, *(["unmet dependencies:", unmet] if unmet else [])]
+    return (
+        "\n".join(lines)
+        + f"\nThe bundle's packages were chosen for another state than this node's{advice}. Survey it (rlinf.offline.survey) and run download."
+    )
+
+
+def installed() -> set[str]:
+    """Return the names of the packages that are installed, and what they provide.
+
+    :raises AptError: this system has no dpkg.
+    """
+    if not shutil.which("dpkg-query"):
+        raise AptError(
+            "This node has no dpkg: system packages come for Debian and Ubuntu. Set rlinf_system_packages: [] and install them yourself."
+        )
+    said = run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Provides}\\n"], what="asking dpkg what is installed").stdout
+    names: set[str] = set()
+    for line in said.splitlines():
+        status, package, provides = line.split("|", 2)
+        if status == _INSTALLED:
+            names.add(package)
+            names.update(re.split(r"[ (:]", item.strip(), maxsplit=1)[0] for item in provides.split(",") if item.strip())
+    return names
+
+
+def release_name(os_release: Path = Path("/etc/os-release")) -> str:
+    """Return how this system's release is called in a bundle: ``ubuntu-22.04`` (os-release(5): ``ID``, ``VERSION_ID``)."""
+    values = dict(line.split("=", 1) for line in os_release.read_text(encoding="utf-8").splitlines() if "=" in line)
+    parts = (values.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
+    return "-".join(part for part in parts if part)
+
+
+def dpkg_architecture() -> str:
+    """Return this system's architecture in Debian's words."""
+    return run(["dpkg", "--print-architecture"], what="asking dpkg for the architecture").stdout.strip()
+
+
+def quoted(path: Path) -> str:
+    """Return a path as sources.list(5) wants it."""
+    return str(path).replace("%", "%25").replace(" ", "%20").replace("[", "%5b").replace("]", "%5d")

@@ -1,0 +1,232 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which .deb files nodes of another release lack, found out by apt itself in a private root; the bastion's own apt is not touched.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, ProcessError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
+from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+
+# 'http://…/foo_1_amd64.deb' foo_1_amd64.deb 1234 SHA256:0f5e…
+_URI = re.compile(r"'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})\s*\Z")
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
+# what every installation has, a container's too
+_MINIMAL = ("?essential", "?priority(required)")
+_UNKNOWN = re.compile(
+    r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate|Couldn't find any package by \S+ '(\S+)'"
+)
+_SIGNATURE = re.compile(r"NO_PUBKEY \w+|BADSIG[^\n]*|EXPKEYSIG[^\n]*|is not signed|The following signatures[^\n]*")
+_EXPIRED = re.compile(r"Release file for (\S+) is (?:expired|not valid)[^\n]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository of packages, as a line of sources.list says it.
+
+    :param keyring: the file of the keys that its Release may be signed by.
+    """
+
+    url: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    keyring: str
+
+    def lines(self, architecture: str) -> Iterator[str]:
+        for suite in self.suites:
+            yield f"deb [arch={architecture} signed-by={self.keyring}] {self.url} {suite} {' '.join(self.components)}"
+
+
+@dataclass(frozen=True)
+class Deb:
+    """A package file: where it is, and what it must be."""
+
+    url: str
+    filename: str
+    size: int
+    sha256: str
+
+    @property
+    def package(self) -> str:
+        return self.filename.partition("_")[0]
+
+    @property
+    def version(self) -> str:
+        return self.filename.split("_")[1]
+
+
+@dataclass(frozen=True)
+class Root:
+    """A private root for apt: its sources, keys, lists and package state, apart from the machine's.
+
+    :param path: a directory of the bastion that may be written at will.
+    :param architecture: in Debian's words, ``amd64``.
+    :param proxy: for HTTP and HTTPS.
+    :param ca_bundle: a PEM file, besides those of the system.
+    """
+
+    path: Path
+    architecture: str
+    sources: tuple[Source, ...]
+    proxy: str | None = None
+    ca_bundle: str | None = None
+    timeout: float = 120
+
+    def prepare(self) -> None:
+        """Make the root anew and fetch the lists; signatures and dates are checked by apt.
+
+        :raises AptError: a key or source is missing, a list cannot be had, a signature is wrong, a Release has expired.
+        """
+        if not shutil.which("apt-get"):
+            raise AptError(
+                "System packages are resolved by apt, and this bastion has none. Run download on a Debian or Ubuntu machine or in such a container, "
+                "or set rlinf_system_packages: [] and install them on the nodes yourself."
+            )
+        for source in self.sources:
+            if not Path(source.keyring).is_file():
+                raise AptError(
+                    f"{source.url}: its keyring {source.keyring} is not there. Install the package that holds it "
+                    "(debian-archive-keyring, ubuntu-keyring), or name the file in rlinf_apt_keyrings."
+                )
+        remove(self.path)
+        for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "lists/partial", "archives/partial"):
+            (self.path / folder).mkdir(parents=True)
+        (self.path / "status").write_text("", encoding="utf-8")
+        lines = [line for source in self.sources for line in source.lines(self.architecture)]
+        (self.path / "etc" / "apt" / "sources.list").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (self.path / "apt.conf").write_text(self._configuration(), encoding="utf-8")
+        self._get("fetching the package lists", "update")
+
+    def _configuration(self) -> str:
+        settings = {
+            "Dir::State": str(self.path),
+            "Dir::State::lists": str(self.path / "lists"),
+            "Dir::State::status": str(self.path / "status"),
+            "Dir::State::extended_states": str(self.path / "extended_states"),
+            "Dir::Cache": str(self.path),
+            "Dir::Cache::archives": str(self.path / "archives"),
+            "Dir::Etc": str(self.path / "etc" / "apt"),
+            "APT::Architecture": self.architecture,
+            # any list that cannot be had fails the update, as does one that cannot be trusted
+            "APT::Update::Error-Mode": "any",
+            # root would hand the fetching to a user that may not write here
+            "APT::Sandbox::User": "root",
+            "APT::Install-Recommends": "false",
+            # otherwise it prints the MD5 of a file
+            "Acquire::ForceHash": "SHA256",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Acquire::http::Timeout": str(int(self.timeout)),
+            "Acquire::https::Timeout": str(int(self.timeout)),
+        }
+        if self.proxy:
+            settings |= {"Acquire::http::Proxy": self.proxy, "Acquire::https::Proxy": self.proxy}
+        if self.ca_bundle:
+            settings["Acquire::https::CaInfo"] = self.ca_bundle
+        lists = f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n'
+        return lists + "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+    def _get(self, what: str, *arguments: str) -> str:
+        return self._run("apt-get", what, *arguments)
+
+    def _run(self, program: str, what: str, *arguments: str) -> str:
+        # what APT_CONFIG names is read first: Dir::Etc in it keeps apt from the machine's own settings
+        env = {"APT_CONFIG": str(self.path / "apt.conf")}
+        try:
+            return run([program, *arguments], what=what, env=env, timeout=max(600.0, self.timeout)).stdout
+        except ProcessError as error:
+            raise AptError(explanation(str(error), what)) from None
+
+    def minimal_state(self) -> str:
+        """Return the package state of a system to which nothing was added: dpkg's status of what every installation has."""
+        said = self._get("resolving a minimal system", "install", "--print-uris", "-qq", "-y", *_MINIMAL)
+        names = sorted({deb.package for deb in debs(said)})
+        if not names:
+            raise AptError("The lists hold no essential package, so they are not those of a whole distribution. Correct rlinf_apt_mirrors.")
+        shown = self._run("apt-cache", "reading the packages of a minimal system", "show", "--no-all-versions", *names)
+        return "\n\n".join(f"{stanza.strip()}\nStatus: install ok installed" for stanza in shown.split("\n\n") if stanza.strip()) + "\n"
+
+    def lacking(self, packages: Sequence[str], state: str) -> list[Deb]:
+        """Return the files that a system in *state* (dpkg's status) needs so that it has *packages*, sorted by name.
+
+        :raises AptError: a package is in no source, or the packages cannot be installed together.
+        """
+        for name in packages:
+            if not _NAME.match(name):
+                raise AptError(f"rlinf_system_packages: {name!r} is not the name of a package.")
+        (self.path / "status").write_text(state, encoding="utf-8")
+        # several would contend for the state; simulating as root takes no lock
+        said = self._get("resolving the system packages", "install", "--print-uris", "-qq", "-y", *packages)
+        return sorted(debs(said), key=lambda deb: deb.filename)
+
+    def stanzas(self, files: Sequence[Deb], names: Mapping[str, str]) -> str:
+        """Return what the sources' signed Packages files say of these files, as the Packages file of a flat repository.
+
+        :param names: the name that each file has there.
+        """
+        if not files:
+            return ""
+        asked = [f"{deb.package}={deb.version}" for deb in files]
+        shown = self._run("apt-cache", "reading the packages' entries", "show", "--no-all-versions", *asked)
+        found: dict[str, str] = {}
+        for stanza in filter(None, (part.strip() for part in shown.split("\n\n"))):
+            digest = re.search(r"(?m)^SHA256: (\w+)$", stanza)
+            if digest:
+                found[digest[1]] = stanza
+        missing = [deb.filename for deb in files if deb.sha256 not in found]
+        if missing:
+            raise AptError(f"The package lists changed while they were read ({', '.join(missing)}). Run download again.")
+        return "".join(
+            re.sub(r"(?m)^Filename: .*$", lambda _match, name=names[deb.filename]: f"Filename: ./{name}", found[deb.sha256]) + "\n\n"  # type: ignore[misc]
+            for deb in files
+        )
+
+
+def debs(said: str) -> Iterator[Deb]:
+    """Yield the files of ``apt-get --print-uris``.
+
+    :raises AptError: apt gives no SHA-256 for one.
+    """
+    for line in said.splitlines():
+        if not line.startswith("'"):
+            continue
+        found = _URI.match(line)
+        if not found:
+            raise AptError(f"apt gives no sha256 for {line.split()[0]}. Use a repository whose Packages file has them.")
+        yield Deb(found["url"], unquote(found["file"]), int(found["size"]), found["sha256"])
+
+
+def explanation(said: str, what: str) -> str:
+    """Return what a failure of apt means and what to do, out of what apt said."""
+    unknown = sorted({name for groups in _UNKNOWN.findall(said) for name in groups if name})
+    if unknown:
+        return f"{what}: {', '.join(unknown)} is in no source of this release. Correct rlinf_system_packages, or add a source to rlinf_apt_sources."
+    if expired := _EXPIRED.search(said):
+        return f"{what}: {expired[0]}. The mirror is out of date, or this machine's clock is wrong ({said.strip().splitlines()[-1]})."
+    if signature := _SIGNATURE.search(said):
+        return (
+            f"{what}: the signature of a Release file is not one of its keyring's ({signature[0].strip()}). "
+            "Nothing of it is used. Name the right keyring in rlinf_apt_keyrings."
+        )
+    if "unmet dependencies" in said or "held broken packages" in said:
+        return f"{what}: the packages cannot be installed together.\n{said}"
+    return f"{what}: {said}"
+
+
+def sources_of(entry: Mapping[str, object]) -> tuple[Source, ...]:
+    """Return the sources of a release's entry (``sources``: a list of ``url``, ``suites``, ``components``, ``keyring``)."""
+    listed = entry["sources"]
+    if not isinstance(listed, (list, tuple)):
+        raise AptError(f"release {entry.get('name')}: sources must be a list.")
+    return tuple(Source(str(item["url"]), tuple(item["suites"]), tuple(item["components"]), str(item["keyring"])) for item in listed)

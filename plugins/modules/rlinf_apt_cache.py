@@ -1,0 +1,215 @@
+#!/usr/bin/python
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring system packages into the bundle."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rlinf_apt_cache
+short_description: Bring system packages of the nodes' releases into the bundle
+version_added: "0.1.0"
+author: The rlinf.offline authors (@RLinf)
+description:
+  - For each release of a distribution that nodes run, resolves with apt which package files they lack, whatever the bastion itself runs
+    or has installed, fetches those, and makes a flat repository of them under the bundle's C(apt/).
+  - apt works in a private root of its own. It checks signatures and dates; the bastion's own sources, lists and packages are not touched.
+  - What is there for the same packages, sources and states stays as it is, and the network is not asked, unless the release is named in O(update).
+extends_documentation_fragment:
+  - rlinf.offline.attributes
+  - rlinf.offline.bundle
+  - rlinf.offline.bundle.fetch
+options:
+  releases:
+    description: The releases.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: As the node's C(/etc/os-release) says it, C(ID) and C(VERSION_ID), such as V(ubuntu-22.04).
+        type: str
+        required: true
+      architecture:
+        description: In Debian's words.
+        type: str
+        default: amd64
+      sources:
+        description: Where its packages are.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          url:
+            description: The URL of the archive.
+            type: str
+            required: true
+          suites:
+            description: Its suites.
+            type: list
+            elements: str
+            required: true
+          components:
+            description: Its components.
+            type: list
+            elements: str
+            required: true
+          keyring:
+            description: The file of the keys that may sign it, on the bastion.
+            type: path
+            required: true
+      packages:
+        description: What a node shall have.
+        type: list
+        elements: str
+        required: true
+      states:
+        description:
+          - Package states of real nodes, files as C(/var/lib/dpkg/status).
+          - What any of them lacks is brought. Without any, what a minimal system lacks.
+        type: list
+        elements: path
+        default: []
+  update:
+    description: Names of releases that are resolved again.
+    type: list
+    elements: str
+    default: []
+requirements:
+  - apt, on the bastion
+  - requests
+"""
+
+EXAMPLES = r"""
+- name: Bring two packages for nodes that run Debian 12
+  rlinf.offline.rlinf_apt_cache:
+    bundle_dir: /srv/bundle
+    releases:
+      - name: debian-12
+        sources:
+          - url: http://mirror.example/debian
+            suites: [bookworm, bookworm-updates]
+            components: [main]
+            keyring: /usr/share/keyrings/debian-archive-keyring.gpg
+        packages: [libegl1, libgles2]
+"""
+
+RETURN = r"""
+results:
+  description: What became of each release.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The release.
+      type: str
+    changed:
+      description: Whether files of it were brought, or in check mode would be.
+      type: bool
+    state:
+      description: V(present), V(missing) (only in check mode) or V(failed).
+      type: str
+    reason:
+      description: Why, or the error.
+      type: str
+    packages:
+      description: How many package files it has.
+      type: int
+    bytes:
+      description: Their size, or that of those that were missing.
+      type: int
+    seconds:
+      description: How long it took.
+      type: float
+"""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Source
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+
+SOURCE: dict[str, Any] = {
+    "url": {"type": "str", "required": True},
+    "suites": {"type": "list", "elements": "str", "required": True},
+    "components": {"type": "list", "elements": "str", "required": True},
+    "keyring": {"type": "path", "required": True},
+}
+RELEASE: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "architecture": {"type": "str", "default": "amd64"},
+    "sources": {"type": "list", "elements": "dict", "required": True, "options": SOURCE},
+    "packages": {"type": "list", "elements": "str", "required": True},
+    "states": {"type": "list", "elements": "path", "default": []},
+}
+ARGUMENTS: dict[str, Any] = {
+    "bundle_dir": {"type": "path", "required": True},
+    "jobs": {"type": "int", "default": 8},
+    "timeout": {"type": "int", "default": 120},
+    "url_rewrites": {"type": "dict", "default": {}},
+    "proxy": {"type": "str"},
+    "releases": {"type": "list", "elements": "dict", "required": True, "options": RELEASE},
+    "update": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    require(module, ["requests"], ON_BASTION)
+    finish(module, lambda: work(module))
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Bring every release's packages; fail at the end if one could not be."""
+    from ansible_collections.rlinf.offline.plugins.module_utils import _apt_cache
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+
+    params = module.params
+    bundle = Bundle(Path(params["bundle_dir"]).resolve())
+    results: list[dict[str, Any]] = []
+    diffs, errors = [], []
+    with contextlib.nullcontext() if module.check_mode else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        records = Records(bundle.records / "urls.json")
+        proxy = params["proxy"] or None
+        fetcher = Fetcher(Rewrites(params["url_rewrites"]), proxy, params["timeout"], params["jobs"], records=records)
+        cache = _apt_cache.AptCache(bundle, fetcher, proxy, None, params["timeout"], frozenset(params["update"]))
+        for entry in params["releases"]:
+            start = time.monotonic()
+            try:
+                outcome = cache.bring(release_of(entry), check=module.check_mode)
+            except OfflineError as error:
+                errors.append(f"{entry['name']}: {error}")
+                outcome = _apt_cache.Outcome(entry["name"], False, "failed", str(error))
+            results.append({**outcome.json, "seconds": round(time.monotonic() - start, 1)})
+            if outcome.changed:
+                header = f"{outcome.name} (packages)"
+                texts = {side: "".join(f"{name}\n" for name in getattr(outcome, side)) for side in ("before", "after")}
+                diffs.append({"before_header": header, "after_header": header, **texts})
+    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
+    if module._diff:
+        answer["diff"] = diffs
+    if errors:
+        raise OfflineError("\n".join([f"The system packages of {len(errors)} of {len(results)} releases failed:", *errors]), **answer)
+    return answer
+
+
+def release_of(entry: dict[str, Any]) -> Any:
+    """Make a release of a module's argument."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._apt_cache import Release
+
+    sources = tuple(Source(item["url"], tuple(item["suites"]), tuple(item["components"]), item["keyring"]) for item in entry["sources"])
+    return Release(entry["name"], entry["architecture"], sources, tuple(entry["packages"]), tuple(Path(path) for path in entry["states"]))
+
+
+if __name__ == "__main__":
+    main()
