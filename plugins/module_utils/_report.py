@@ -48,17 +48,22 @@ def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str,
     """
     results, packages = placed.get("results", []), verified.get("installed", [])
     by_kind = {kind: [result for result in results if result["kind"] == kind] for kind in ("worktree", "asset")}
-    git, wheels, index, editables = (
-        [package for package in packages if _origin(package["source"]) == origin] for origin in ("git", "wheels", "index", "editable")
+    git, wheels, index, built, fetched, editables = (
+        [package for package in packages if _origin(package["source"]) == origin]
+        for origin in ("git", "wheels", "index", "built", "remote", "editable")
     )
     remote = [f"{result['kind']} {result['name']}" for result in results if result["state"] == "remote fallback"]
-    shown = {package["name"] for package in [*git, *wheels]} | {package["name"] for package in packages if package["name"] in KEY_PACKAGES}
+    remote += [f"package {_named(package)} from {package['source']}" for package in fetched]
+    shown = {package["name"] for package in [*git, *wheels, *built]} | {
+        package["name"] for package in packages if package["name"] in KEY_PACKAGES
+    }
     return {
         "local repositories": [f"{result['name']} -> {result['path']} ({result['state']})" for result in by_kind["worktree"]] or [NONE],
         "local repositories, installed from a commit": [_named(package) for package in git] or [NONE],
         "local repositories, installed editable": [f"{package['name']} -> {package['source']}" for package in editables] or [NONE],
         "local wheels": [f"{_named(package)} -> {package['source']}" for package in wheels] or [NONE],
         "packages of the index, out of the bundle": len(index),
+        "built on a node": [f"{_named(package)} -> {package['source']}" for package in built] or [NONE],
         "remote fallbacks": remote or [NONE],
         "assets": [f"{result['name']} -> {result['path']} ({result['state']})" for result in by_kind["asset"]] or [NONE],
         "downloaded": NONE,
@@ -69,8 +74,12 @@ def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str,
 def _origin(source: str) -> str:
     if source.startswith("wheelhouse/git/"):
         return "git"
-    if source.startswith("wheels/"):
+    if source.startswith(("wheels/", "wheelhouse/overlay/")):
         return "wheels"
+    if source.startswith(("http://", "https://")):
+        return "remote"
+    if source.startswith("wheelhouse/built/") or (source.endswith(".whl") and source.startswith("/")):
+        return "built"
     return "index" if source.startswith("wheelhouse/") else "editable"
 
 

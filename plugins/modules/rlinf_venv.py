@@ -334,7 +334,7 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
-        required_if=[("state", "present", ("lock",)), ("package_source", "index", ("index_url",)), ("mode", "existing", ("path",))],
+        required_if=[("state", "present", ("lock",)), ("mode", "existing", ("path",))],
         supports_check_mode=True,
     )
     require(module, ["git", "packaging", "tomlkit"], ON_NODE)
@@ -390,6 +390,10 @@ def wanted_of(module: AnsibleModule, python: str, uv: Uv) -> Any:
     from ansible_collections.rlinf.offline.plugins.module_utils._supply import Policy
 
     params = module.params
+    if params["package_source"] == "index" and not params["index_url"]:
+        raise OfflineError(
+            "Packages may come from an index (rlinf_package_source), and none is named. Set rlinf_index_url to that of the LAN."
+        )
     index = params["index_url"] if params["package_source"] == "index" else None
     policy = Policy(index, params["remote_fallback"], Path(params["ca_bundle"]).absolute() if params["ca_bundle"] else None)
     scripts = tuple(Script.parse(script) for script in params["scripts"])
