@@ -36,8 +36,8 @@ REQUIREMENTS, MAIN, REPO, LOCK = "requirements", "main pyproject", "repo pyproje
 """The kinds of files, as messages name them. A file of the last kind is put aside while the others are patched."""
 EXCLUDE = "exclude"
 
-RESTORED, UNTOUCHED, KEPT, REFUSED = "restored", "unchanged", "kept", "refused"
-"""What became of a file: put back; the original already; the user's by now; edited, so that restoring it would lose something."""
+RESTORED, UNTOUCHED, KEPT, REFUSED, REMOVED = "restored", "unchanged", "kept", "refused", "absent"
+"""What became of a file: put back; the original already; the user's by now; edited, so that restoring it would lose something; no longer there."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,15 @@ class Journal:
         self.file = self.folder / "journal.json"
         self.originals_dir = self.folder / "originals"
 
+    @classmethod
+    def every(cls, state_dir: Path) -> list[Journal]:
+        """Return the journals of all projects of which something is patched, or left over.
+
+        :raises PatchError: one is damaged.
+        """
+        files = sorted((state_dir / "journals").glob("*/journal.json"))
+        return [cls(state_dir, Path(_known(file)["project"])) for file in files]
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep every other process of this machine off while the body runs.
@@ -135,11 +144,9 @@ class Journal:
         :raises PatchError: it is damaged.
         """
         try:
-            data = read_json(self.file, PatchError)
+            data = _known(self.file)
         except FileNotFoundError:
             return State()
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise PatchError(f"{self.file} was written by another version of this collection. Restore with that version first.")
         return State(
             bundle_url=data["bundle_url"],
             files=tuple(_entry(item) for item in data["files"]),
@@ -258,7 +265,7 @@ class Journal:
     def _edited(self, entry: Entry) -> str:
         take = f"to have the original, run: mv {entry.backup} {entry.path}"
         keep = f"to keep yours, take the bundle's paths out of it and remove {entry.backup}"
-        return f"it was edited since it was patched: {take}; {keep}"
+        return f"{entry.path} was edited since it was patched: {take}; {keep}"
 
     def _put_back(self, entry: Entry) -> None:
         if entry.path.exists():
@@ -289,10 +296,14 @@ class Journal:
         return [path for path in self.read().used if path.is_file() and not path.is_symlink()]
 
     def purge(self) -> None:
-        """Remove every used file, give back the lists of ignored files, and remove the journal. Everything must be restored by now."""
+        """Remove every used file; when everything is restored, give back the lists of ignored files, and remove the journal."""
         for path in self.leftovers():
             remove(path)
-        for note in self.read().excludes:
+        state = self.read()
+        if state.files:
+            self._write(replace(state, used=()))
+            return
+        for note in state.excludes:
             self._unlist(note)
         remove(self.folder)
 
@@ -348,6 +359,17 @@ class Journal:
             if copy.name not in needed:
                 remove(copy)
         remove_temporaries(self.file)
+
+
+def _known(file: Path) -> dict[str, Any]:
+    """Return what a journal's file holds.
+
+    :raises PatchError: it is damaged, or of another version.
+    """
+    data = read_json(file, PatchError)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PatchError(f"{file} was written by another version of this collection. Restore with that version first.")
+    return data
 
 
 def _entry(data: dict[str, Any]) -> Entry:

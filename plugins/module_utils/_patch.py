@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._journal import (
     LOCK,
     MAIN,
     REFUSED,
+    REMOVED,
     REPO,
     REQUIREMENTS,
     RESTORED,
@@ -117,6 +119,7 @@ class Result:
             "changed": self.changed,
             "messages": [asdict(message) for message in self.messages],
             "results": list(self.results),
+            "counts": _counts(self.results),
             "references": [asdict(found) for found in self.references],
         }
 
@@ -186,7 +189,7 @@ def patch(
         if journal.holds(wanted.changes):
             return _patch_result(wanted, wanted.messages, False, "already patched")
         journal.check_free(wanted.changes)
-        left_over = _restore(journal, check)
+        left_over = _together([_restore(journal, check)], check)
         if wanted.changes and not check:
             try:
                 journal.apply(wanted.changes, _excludes(wanted), wanted.bundle_url)
@@ -197,27 +200,21 @@ def patch(
         return _patch_result(wanted, (*left_over.messages, *wanted.messages), changed, "led to the bundle")
 
 
-def restore(project_dir: Path, state_dir: Path, *, purge: bool = False, check: bool = False) -> Result:
+def restore(project_dir: Path | None, state_dir: Path, *, purge: bool = False, check: bool = False) -> Result:
     """Give every patched file of a checkout its bytes, mode and time back.
 
+    :param project_dir: the checkout; None for every checkout that has a journal.
     :param state_dir: where the journals are.
     :param purge: also remove the ``*.patched`` files that patching left, and what it wrote into lists of ignored files.
     :param check: only say what would be done.
     :raises PatchError: a file was edited meanwhile; it is named, the others are restored.
     """
-    journal = Journal(state_dir, project_dir.resolve())
-    with _held(journal, check):
-        restored = _restore(journal, check)
-        if not purge:
-            return restored
-        going = journal.leftovers()
-        # in check mode, what restoring would leave
-        going += [journal.project / f"{item['name']}.patched" for item in restored.results if check and item["state"] == RESTORED]
-        removed = [_item(journal.project, path, True, "absent", "removed") for path in dict.fromkeys(going)]
-        changed = restored.changed or journal.file.exists()
-        if not check:
-            journal.purge()
-        return Result(changed, restored.messages, (*restored.results, *removed), (), restored.diff)
+    journals = [Journal(state_dir, project_dir.resolve())] if project_dir else Journal.every(state_dir)
+    parts = []
+    for journal in journals:
+        with _held(journal, check):
+            parts.append(_restore(journal, check, purge=purge, whole_names=project_dir is None))
+    return _together(parts, check)
 
 
 @contextlib.contextmanager
@@ -237,29 +234,60 @@ def _patch_result(plan: Plan, messages: tuple[Message, ...], changed: bool, reas
     return Result(changed, messages, results, plan.references, plan.diff if changed else [])
 
 
-def _restore(journal: Journal, check: bool) -> Result:
+def _restore(journal: Journal, check: bool, *, purge: bool = False, whole_names: bool = False) -> Result:
+    """Restore what one journal names; what is refused is among the results.
+
+    :param whole_names: name files by their whole paths.
+    """
+    base = Path(os.sep, "nowhere") if whole_names else journal.project
     before = {entry.path: _content(entry.path) for entry in journal.read().files}
     originals = journal.originals()
+    known = purge and journal.file.exists()
     outcomes = journal.restore(write=not check)
     restored = [outcome.entry for outcome in outcomes if outcome.state == RESTORED]
-    messages = tuple(_restoring(journal.project, entry) for entry in restored if entry.original is not None)
-    results = tuple(
-        _item(journal.project, outcome.entry.path, outcome.state == RESTORED, outcome.state, outcome.reason)
+    results = [
+        _item(base, outcome.entry.path, outcome.state == RESTORED, outcome.state, outcome.reason)
         for outcome in outcomes
         if outcome.entry.original is not None or outcome.state != UNTOUCHED
-    )
-    refused = [outcome for outcome in outcomes if outcome.state == REFUSED]
+    ]
+    if purge:
+        # in check mode, with what restoring would leave
+        going = journal.leftovers() + [entry.used for entry in restored if check and entry.path.exists()]
+        results += [_item(base, path, True, REMOVED, "what was used while it was patched") for path in dict.fromkeys(going)]
+        if not check:
+            journal.purge()
+    messages = tuple(_restoring(base, entry) for entry in restored if entry.original is not None)
+    diff = [_diff(base, entry.path, before[entry.path], originals[entry.path]) for entry in restored]
+    changed = known or any(outcome.state != REFUSED for outcome in outcomes)
+    return Result(changed, messages, tuple(results), (), diff)
+
+
+def _together(parts: Sequence[Result], check: bool) -> Result:
+    """Return what was done in several checkouts.
+
+    :raises PatchError: something was refused.
+    """
+    results = [item for part in parts for item in part.results]
+    messages = tuple(message for part in parts for message in part.messages)
+    changed = any(part.changed for part in parts)
+    refused = [item for item in results if item["state"] == REFUSED]
     if refused:
-        named = "\n".join(f"{outcome.entry.path}: {outcome.reason}" for outcome in refused)
+        named = "\n".join(item["reason"] for item in refused)
         others = "the others would be" if check else "the others are as they were"
+        patched = sum(item["state"] != REMOVED for item in results)
         raise PatchError(
-            f"{len(refused)} of {len(outcomes)} patched files cannot be restored, {others}.\n{named}",
-            changed=bool(restored),
-            results=list(results),
+            f"{len(refused)} of {patched} patched files cannot be restored, {others}.\n{named}",
+            changed=changed,
+            results=results,
+            counts=_counts(results),
             **_told(messages, ()),
         )
-    diff = [_diff(journal.project, entry.path, before[entry.path], originals[entry.path]) for entry in restored]
-    return Result(bool(outcomes), messages, results, (), diff)
+    return Result(changed, messages, tuple(results), (), [part for whole in parts for part in whole.diff])
+
+
+def _counts(results: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many files there are in each state."""
+    return dict(Counter(item["state"] for item in results))
 
 
 @dataclass(frozen=True)

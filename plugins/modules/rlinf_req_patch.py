@@ -26,9 +26,10 @@ requirements:
   - tomlkit and GitPython, in the node's private runtime (see M(rlinf.offline.rlinf_runtime)), and git
 options:
   project_dir:
-    description: The checkout of the project.
+    description:
+      - The checkout of the project.
+      - With O(state=restored) it may be left out. Then every checkout that has a journal in O(state_dir) is restored.
     type: path
-    required: true
   bundle_dir:
     description: The bundle's directory. Needed for O(state=patched).
     type: path
@@ -57,7 +58,7 @@ options:
   purge:
     description:
       - With O(state=restored), whether the C(*.patched) files are removed too, and the lines in C(.git/info/exclude).
-      - Only files that the journal names are removed.
+      - Only files that the journal names are removed. While one is refused, the journal and these lines stay.
     type: bool
     default: false
 """
@@ -78,6 +79,11 @@ EXAMPLES = r"""
     state_dir: /opt/rlinf/state
     state: restored
     purge: true
+
+- name: Give back whatever any run has left patched on this node
+  rlinf.offline.rlinf_req_patch:
+    state_dir: /opt/rlinf/state
+    state: restored
 """
 
 RETURN = r"""
@@ -141,6 +147,11 @@ results:
     reason:
       description: Why.
       type: str
+counts:
+  description: How many of the results there are of each state.
+  type: dict
+  returned: always
+  sample: {restored: 4, unchanged: 1, absent: 4}
 reason:
   description: In check mode, what is not there yet.
   type: str
@@ -159,7 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
 
 ARGUMENTS: dict[str, Any] = {
-    "project_dir": {"type": "path", "required": True},
+    "project_dir": {"type": "path"},
     "bundle_dir": {"type": "path"},
     "state": {"type": "str", "choices": ["patched", "restored"], "default": "patched"},
     "state_dir": {"type": "path", "required": True},
@@ -170,7 +181,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, required_if=[("state", "patched", ("bundle_dir",))], supports_check_mode=True)
+    module = AnsibleModule(ARGUMENTS, required_if=[("state", "patched", ("project_dir", "bundle_dir"))], supports_check_mode=True)
     require(module, ["git", "tomlkit"], ON_NODE)
     states = {"patched": patched, "restored": restored}
     finish(module, lambda: states[module.params["state"]](module))
@@ -186,7 +197,7 @@ def patched(module: AnsibleModule) -> dict[str, Any]:
     missing = [str(path) for path in (bundle, project, *worktrees) if not path.exists()]
     if module.check_mode and missing:
         reason = f"would patch when it is there: {', '.join(missing)}"
-        return {"changed": True, "reason": reason, "after_prepare": True, "messages": [], "references": [], "results": []}
+        return {"changed": True, "reason": reason, "after_prepare": True, "messages": [], "references": [], "results": [], "counts": {}}
     result = patch(
         project, bundle, Path(params["state_dir"]).absolute(), worktrees=worktrees, strict=params["strict"], check=module.check_mode
     )
@@ -198,7 +209,8 @@ def restored(module: AnsibleModule) -> dict[str, Any]:
     from ansible_collections.rlinf.offline.plugins.module_utils._patch import restore
 
     params = module.params
-    result = restore(Path(params["project_dir"]), Path(params["state_dir"]).absolute(), purge=params["purge"], check=module.check_mode)
+    project = Path(params["project_dir"]) if params["project_dir"] else None
+    result = restore(project, Path(params["state_dir"]).absolute(), purge=params["purge"], check=module.check_mode)
     return {**result.json, **({"diff": result.diff} if module._diff else {})}
 
 

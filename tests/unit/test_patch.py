@@ -411,7 +411,7 @@ def test_an_edited_file_is_refused_and_the_next_patch_too(bundle: Path, project:
     with edited.open("a", encoding="utf-8") as stream:
         stream.write("\nmine==1\n")
     for attempt in (lambda: restore(project, state, purge=True), lambda: patch(project, bundle, state)):
-        with pytest.raises(PatchError, match=rf"1 of \d patched files cannot be restored.*\n{edited}: ") as caught:
+        with pytest.raises(PatchError, match=rf"1 of \d patched files cannot be restored.*\n{edited} was edited") as caught:
             attempt()
         assert caught.value.details["results"]
     assert edited.read_text().endswith("mine==1\n")
@@ -451,6 +451,33 @@ def test_another_run_is_kept_off(bundle: Path, project: Path, tmp_path: Path) ->
         for attempt in (lambda: patch(project, bundle, state), lambda: restore(project, state)):
             with pytest.raises(OfflineError, match="in use by process"):
                 attempt()
+
+
+def test_every_project_that_has_a_journal_is_restored(bundle: Path, tmp_path: Path) -> None:
+    """Wherever a run was killed; one that is refused holds up no other, and one whose checkout is gone is forgotten."""
+    state = tmp_path / "state"
+    assert not restore(None, state).changed
+    projects = [make_checkout(tmp_path / name) for name in ("a", "b", "c", "d")]
+    before = [snapshot(project) for project in projects]
+    for project in projects[:3]:
+        patch(project, bundle, state)
+    edited = projects[0] / "pyproject.toml"
+    edited.write_text("mine", encoding="utf-8")
+    shutil.rmtree(projects[2])
+    foreseen = []
+    for check in (True, False):
+        with pytest.raises(PatchError, match=rf"^1 of 15 patched files cannot be restored.*\n{edited} was edited") as caught:
+            restore(None, state, purge=True, check=check)
+        foreseen.append(caught.value.details)
+    assert foreseen[0] == foreseen[1] and foreseen[0]["counts"] == {"restored": 9, "refused": 1, "kept": 5, "absent": 9}
+    assert [snapshot(project) for project in projects[1:2]] == before[1:2]
+    # what was used is gone although one file is refused, and git still ignores the backup of that one
+    assert not list(projects[0].rglob("*.patched")) and status(projects[0]) == " M pyproject.toml"
+    edited.with_name("pyproject.toml.backup").rename(edited)
+    done = restore(None, state, purge=True)
+    assert done.changed and [item["name"] for item in done.results] == [str(edited)]
+    assert snapshot(projects[0]) == before[0] and not list(state.glob("journals/*/"))
+    assert not restore(None, state, purge=True).changed
 
 
 # -- killed --------------------------------------------------------------------------------------------------------------------

@@ -82,3 +82,15 @@ def test_a_node_that_has_nothing_yet(run_module: Run, args: dict[str, Any], tmp_
     with pytest.raises(ModuleFailed, match=r"No local repositories found.*rlinf\.offline\.download"):
         run_module("rlinf_req_patch", missing)
     assert status(tmp_path / "project") == ""
+
+
+def test_without_a_project_every_one_is_restored(run_module: Run, args: dict[str, Any], tmp_path: Path) -> None:
+    pristine = snapshot(tmp_path / "project")
+    run_module("rlinf_req_patch", args)
+    project = args.pop("project_dir")
+    with pytest.raises(ModuleFailed, match="project_dir"):
+        run_module("rlinf_req_patch", args)
+    done = run_module("rlinf_req_patch", {**args, "state": "restored", "purge": True})
+    assert done["counts"] == {"restored": 5, "absent": 5} and {Path(item["name"]).parents[-1] for item in done["results"]} == {Path("/")}
+    assert done["messages"][0]["text"].startswith(f"[local-deps] restoring requirements backup {project}/")
+    assert snapshot(tmp_path / "project") == pristine
