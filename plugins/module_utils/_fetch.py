@@ -233,6 +233,14 @@ class Fetcher:
         except requests.RequestException as error:
             raise FetchError(f"{redact(url)}: {_reason(error)}.") from None
 
+    def page(self, url: str, accept: str) -> requests.Response | None:
+        """Return the page of an index, or None where there is none to be had: whoever needs more of it then says why."""
+        try:
+            with self.session.get(self.actual(url), headers={"Accept": accept}, timeout=min(self.timeout, 30)) as response:
+                return response if response.status_code == 200 else None
+        except (_Refused, requests.RequestException, FetchError):
+            return None
+
     def actual(self, url: str) -> str:
         """Return where *url* is really fetched from.
 

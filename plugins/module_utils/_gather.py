@@ -4,7 +4,7 @@
 """From pins to files: the wheelhouse.
 
 What an index serves as a wheel is taken as it is; sdists and commits are built to wheels once, reproducibly, and kept by what they
-were built from, so that another target, or another run, finds the same bytes.
+were built from, so that another target, or another run, finds the same bytes. Sources that only a node can build are taken as they are.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import os
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import tomlkit
 from packaging.utils import parse_wheel_filename
+from tomlkit.exceptions import TOMLKitError
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _overlay, _pylock, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
@@ -35,41 +37,17 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._resolve import Overlay, Pin
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".pyx", ".rs")
-
-
-@dataclass(frozen=True)
-class Package:
-    """One file of a lock.
-
-    *kind*: ``index`` (as served), ``sdist`` (built from one), ``git`` (built from a commit), ``wheel`` (prebuilt, of the catalogue),
-    ``overlay`` (another package's wheel, with files of the wheel of ``donor`` below ``path`` copied over it).
-    *source*: the URL and, of what is served, its sha256 and size; of a commit, its URL, commit and subdirectory; of an overlay, the
-    package (as JSON) that it is made of, donor and path.
-    *path* (relative to the bundle), *sha256* and *size* are those of the wheel; empty until it is there.
-    """
-
-    name: str
-    version: str | None
-    kind: str
-    source: Mapping[str, Any]
-    path: str = ""
-    sha256: str = ""
-    size: int = 0
-
-    def present(self, bundle: Bundle) -> bool:
-        """Whether the file is there with the right length (its content is judged when the bundle is sealed and verified)."""
-        place = bundle.root / self.path
-        return bool(self.path) and place.is_file() and place.stat().st_size == self.size
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
+# what a project builds with that names nothing (PEP 517); wheel for setuptools older than 70.1
+_LEGACY_BACKEND = ["setuptools>=40.8.0", "wheel"]
+# a zip knows no year before it
+_YEAR_1980 = 315532800
 
 
 @dataclass(frozen=True)
@@ -89,11 +67,17 @@ class Gatherer:
     scratch: Path
     progress: Callable[[str], None]
 
-    def plan(self, pins: Iterable[Pin], cwd: Path, overlays: Iterable[Overlay] = ()) -> list[Package]:
+    @property
+    def builder(self) -> str:
+        """What is built here is for: ``cp311-x86_64-manylinux_2_31``."""
+        return f"cp{self.minor.replace('.', '')}-{self.platform}"
+
+    def plan(self, pins: Iterable[Pin], cwd: Path, overlays: Iterable[Overlay] = (), on_node: Collection[str] = ()) -> list[Package]:
         """Return the package of each pin, with the file that an installer on the nodes would take.
 
         :param overlays: what is copied over packages, once their files are there.
-        :raises LockError: an index offers nothing that fits.
+        :param on_node: packages whose source is taken, since only a node can build it.
+        :raises LockError: an index offers nothing that fits, or no source where one is wanted.
         """
         packages = []
         served = []
@@ -109,10 +93,10 @@ class Gatherer:
             else:
                 served.append(pin)
         laid = {overlay.name: overlay for overlay in overlays}
-        found = sorted([*packages, *self._served(served, cwd)], key=lambda package: package.name)
+        found = sorted([*packages, *self._served(served, cwd, on_node)], key=lambda package: package.name)
         return [_overlaid(package, laid[package.name]) if package.name in laid else package for package in found]
 
-    def _served(self, pins: Sequence[Pin], cwd: Path) -> list[Package]:
+    def _served(self, pins: Sequence[Pin], cwd: Path, on_node: Collection[str]) -> list[Package]:
         if not pins:
             return []
         remove(self.scratch)
@@ -123,7 +107,18 @@ class Gatherer:
         platform: list[str | Path] = ["--python", self.python, "--python-version", self.minor, "--python-platform", str(self.platform)]
         self.uv.run([*arguments, *platform, listed, "--output-file", output], what="asking the index for the files of the pins", cwd=cwd)
         tags = _wheel.supported_tags(self.minor, self.platform)
-        return [self._choose(package, tags) for package in _pylock.read(output)["packages"]]
+        packages = _pylock.read(output)["packages"]
+        return [self._source(package) if package["name"] in on_node else self._choose(package, tags) for package in packages]
+
+    def _source(self, package: Mapping[str, Any]) -> Package:
+        sdist = _pylock.offered(package)[1]
+        if sdist is None:
+            raise LockError(
+                f"{package['name']} {package['version']}: build_on_node names it, and the index offers no source of it. Take it out of build_on_node."
+            )
+        source = {"url": sdist.url, "sha256": sdist.sha256, "size": sdist.size}
+        path = str((self.bundle.source(sdist.sha256) / sdist.filename).relative_to(self.bundle.root))
+        return Package(package["name"], package["version"], "source", source, path, sdist.sha256, sdist.size or 0)
 
     def _choose(self, package: Mapping[str, Any], tags: list[Any]) -> Package:
         wheels, sdist = _pylock.offered(package)
@@ -133,7 +128,8 @@ class Gatherer:
         if file:
             source = {"url": file.url, "sha256": file.sha256, "size": file.size}
             path = str((self.bundle.index / file.filename).relative_to(self.bundle.root))
-            return Package(name, version, "index", source, path, file.sha256, file.size or 0)
+            # a local version (PEP 440) is some other index's, which a mirror of a public one lacks
+            return Package(name, version, "index", source, path, file.sha256, file.size or 0, served="+" not in version)
         if sdist:
             return Package(
                 name, version, "sdist", {"url": sdist.url, "sha256": sdist.sha256, "size": sdist.size, "filename": sdist.filename}
@@ -143,12 +139,19 @@ class Gatherer:
             f"{name} {version}: no file fits CPython {self.minor} on {self.platform}; the index offers {offered}. Set rlinf_platform or pin another version."
         )
 
-    def gather(self, packages: Sequence[Package]) -> list[Package]:
+    def gather(self, packages: Sequence[Package], left: Collection[str] = ()) -> list[Package]:
         """Bring every file that is not there yet; return the packages with their files filled in.
 
+        :param left: paths of files that are left to an index; their packages are returned as if they were there.
         :raises LockError: some could not be had; every one of them is named.
         """
-        self._fetch([package for package in packages if package.kind == "index" and not package.present(self.bundle)])
+        self._fetch(
+            [
+                package
+                for package in packages
+                if package.kind in ("index", "source") and package.path not in left and not package.present(self.bundle)
+            ]
+        )
         builds = Builds(self.bundle)
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             done = list(pool.map(lambda package: self._built(package, builds), packages))
@@ -156,23 +159,33 @@ class Gatherer:
         if failed:
             raise LockError("\n".join([f"{len(failed)} of {len(packages)} packages could not be built:", *failed]))
         there = {item.name: item for item in done if isinstance(item, Package)}
-        return [self._measured(self._laid(package, there, builds) if package.kind == "overlay" else package) for package in there.values()]
+        made = [self._laid(package, there, builds) if package.kind == "overlay" else package for package in there.values()]
+        return [package if package.path in left else self._measured(package) for package in made]
 
     def _laid(self, package: Package, there: Mapping[str, Package], builds: Builds) -> Package:
-        """Return an overlay with its wheel, which is made once of the same two wheels."""
-        base, donor = Package(**package.source["package"]), there[package.source["donor"]]
-        if not base.sha256 or not base.present(self.bundle):
-            (base,) = self.gather([base])
+        """Return an overlay with its wheel, which is made once of the same two wheels; these need not be in the bundle afterwards."""
+        base = self._built(Package(**package.source["package"]), builds)
+        if isinstance(base, str):
+            raise LockError(base)
+        donor = there[package.source["donor"]]
         key = f"overlay:{base.sha256}:{donor.sha256}:{package.source['path']}"
         known = builds.find(key)
         if known:
-            return replace(package, **known)
+            return _filled(package, known)
         self.progress(f"laying files of {donor.name} over {base.name}")
         place = self.bundle.overlay(sha256_bytes(key.encode())) / Path(base.path).name
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = place.with_name(f"{place.name}.part")
-        _overlay.repack(self.bundle.root / base.path, self.bundle.root / donor.path, package.source["path"], fresh)
+        _overlay.repack(self._at_hand(base), self._at_hand(donor), package.source["path"], fresh)
         return self._enter(package, fresh, place, builds, key)
+
+    def _at_hand(self, package: Package) -> Path:
+        """Return the file of a package that the bundle need not carry: where it lies in it, or brought into the scratch space."""
+        place = self.bundle.root / package.path
+        if not place.is_file():
+            place = self.scratch / "at-hand" / place.name
+            self._fetch([replace(package, path=os.path.relpath(place, self.bundle.root))])
+        return place
 
     def _fetch(self, packages: Sequence[Package]) -> None:
         downloads = [
@@ -199,18 +212,24 @@ class Gatherer:
         return replace(package, size=place.stat().st_size)
 
     def _built(self, package: Package, builds: Builds) -> Package | str:
-        if package.kind not in ("sdist", "git"):
-            return package
+        """Return a package with the wheel that is built of it, if one is, or what went wrong."""
         try:
-            return self._from_sdist(package, builds) if package.kind == "sdist" else self._from_git(package, builds)
+            if package.kind == "sdist":
+                return self._from_sdist(package, builds)
+            if package.kind == "git":
+                return self._from_git(package, builds)
+            if package.kind == "source":
+                content = sdist_content(self.bundle.root / package.path)
+                return replace(package, source={**package.source, "build_requires": content.build_requires})
         except (LockError, ProcessError) as error:
             return f"{package.name}: {error}"
+        return package
 
     def _from_sdist(self, package: Package, builds: Builds) -> Package:
-        key = f"sdist:{package.source['sha256']}:{self.minor}:{self.platform}"
+        key = f"sdist:{package.source['sha256']}:{self.builder}"
         known = builds.find(key)
         if known:
-            return replace(package, **known)
+            return _filled(package, known)
         sdist = self.bundle.cache / "sdists" / package.source["sha256"] / package.source["filename"]
         sdist.parent.mkdir(parents=True, exist_ok=True)
         outcome = self.fetcher.fetch_all(
@@ -218,35 +237,36 @@ class Gatherer:
         )[0]
         if isinstance(outcome, Exception):
             raise LockError(str(outcome))
-        names, newest = sdist_content(sdist)
-        if any(name.endswith(_COMPILED) for name in names):
+        content = sdist_content(sdist)
+        if content.compiled:
             check_headers(self.python, package.name)
-        return self._build(package, sdist, newest, self.bundle.index, builds, key)
+        folder = self.bundle.sdist_wheels(package.source["sha256"], self.builder)
+        return self._build(package, sdist, content, folder, builds, key)
 
     def _from_git(self, package: Package, builds: Builds) -> Package:
         url, commit, subdirectory = package.source["url"], package.source["commit"], package.source["subdirectory"]
         mirror = RepositoryId.parse(url).mirror
-        key = f"git:{mirror}@{commit}#{subdirectory or ''}:{self.minor}:{self.platform}"
+        key = f"git:{mirror}@{commit}#{subdirectory or ''}:{self.builder}"
         known = builds.find(key)
         if known:
-            return replace(package, **known)
+            return _filled(package, known)
         tree = self.scratch / "trees" / package.name
         remove(tree)
         tree.parent.mkdir(parents=True, exist_ok=True)
         _mirror.checkout(self.bundle.repos / mirror, commit, tree, origin_url=url)
         source = tree / subdirectory if subdirectory else tree
         try:
-            when = _mirror.commit_time(self.bundle.repos / mirror, commit)
-            return self._build(package, source, when, self.bundle.git_wheels(mirror, commit), builds, key)
+            content = Content(_mirror.commit_time(self.bundle.repos / mirror, commit), build_requires(source / "pyproject.toml"))
+            return self._build(package, source, content, self.bundle.git_wheels(mirror, commit, self.builder), builds, key)
         finally:
             remove(tree)
 
-    def _build(self, package: Package, source: Path, epoch: int, folder: Path, builds: Builds, key: str) -> Package:
+    def _build(self, package: Package, source: Path, content: Content, folder: Path, builds: Builds, key: str) -> Package:
         self.progress(f"building {package.name}")
         output = self.scratch / "built" / package.name
         remove(output)
-        # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH (a zip knows no year before 1980)
-        env = {"SOURCE_DATE_EPOCH": str(max(epoch, 315532800)), "UV_NO_CONFIG": "1", "PYTHONHASHSEED": "0"}
+        # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH
+        env = {"SOURCE_DATE_EPOCH": str(max(content.newest, _YEAR_1980)), "UV_NO_CONFIG": "1", "PYTHONHASHSEED": "0"}
         arguments: list[str | Path] = ["build", "--wheel", "--quiet", "--python", self.python, "--out-dir", output, source]
         self.uv.run(arguments, what=f"building {package.name} from {source.name}", env=env, cwd=self.scratch)
         wheel = next(output.glob("*.whl"))
@@ -256,19 +276,28 @@ class Gatherer:
                 f"{wheel.name}, built here, does not fit CPython {self.minor} on {self.platform}. Download on a host like the nodes, or set rlinf_platform."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        return self._enter(package, wheel, folder / wheel.name, builds, key)
+        return self._enter(package, wheel, folder / wheel.name, builds, key, content.build_requires)
 
-    def _enter(self, package: Package, wheel: Path, place: Path, builds: Builds, key: str) -> Package:
-        """Move a wheel that was made here to its *place*, and remember by *key* what it was made of."""
+    def _enter(
+        self, package: Package, wheel: Path, place: Path, builds: Builds, key: str, requires: Sequence[str] | None = None
+    ) -> Package:
+        """Move a wheel that was made here to its *place*, and remember by *key* what it was made of and, if it was built, with what."""
         found: dict[str, Any] = {
             "path": str(place.relative_to(self.bundle.root)),
             "sha256": sha256_file(wheel),
             "size": wheel.stat().st_size,
+            **({} if requires is None else {"build_requires": list(requires)}),
         }
         fsync_file(wheel)
         rename(wheel, place)
         builds.add(key, found)
-        return replace(package, version=str(parse_wheel_filename(place.name)[1]), **found)
+        return _filled(package, {**found, "version": str(parse_wheel_filename(place.name)[1])})
+
+
+def _filled(package: Package, found: Mapping[str, Any]) -> Package:
+    """Return a package with the wheel that was made of it."""
+    asked = {key: found[key] for key in ("build_requires",) if key in found}
+    return replace(package, source={**package.source, **asked}, **{key: found[key] for key in ("version", "path", "sha256", "size")})
 
 
 def _overlaid(package: Package, overlay: Overlay) -> Package:
@@ -285,7 +314,7 @@ class Builds:
         self._known: dict[str, dict[str, Any]] = read_json(self.path, LockError) if self.path.exists() else {}
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """Return path, sha256, size and version of the wheel built from *key*, if it is still there as it was."""
+        """Return path, sha256, size, version and build requirements of the wheel built from *key*, if it is still there as it was."""
         known = self._known.get(key)
         if known is None:
             return None
@@ -301,20 +330,52 @@ class Builds:
             write_json(self.path, self._known)
 
 
-def sdist_content(sdist: Path) -> tuple[list[str], int]:
-    """Return the member names of an sdist and the time of the newest one in seconds since the epoch.
+@dataclass(frozen=True)
+class Content:
+    """What a source tells of its build: the time of its newest file in seconds since the epoch, what it asks for, whether it compiles."""
+
+    newest: int
+    build_requires: Sequence[str]
+    compiled: bool = False
+
+
+def sdist_content(sdist: Path) -> Content:
+    """Return what an sdist tells of its build.
 
     :raises LockError: it is damaged.
     """
     try:
         if sdist.suffix == ".zip":
             with zipfile.ZipFile(sdist) as archive:
-                return archive.namelist(), 315532800
+                names = archive.namelist()
+                found = next((name for name in names if _is_pyproject(name)), None)
+                return _content(names, _YEAR_1980, archive.read(found) if found else None)
         with tarfile.open(sdist) as archive:
             members = archive.getmembers()
-            return [member.name for member in members], int(max((member.mtime for member in members), default=0))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            member = next((member for member in members if _is_pyproject(member.name)), None)
+            stream = archive.extractfile(member) if member else None
+            newest = int(max((member.mtime for member in members), default=0))
+            return _content([member.name for member in members], newest, stream.read() if stream else None)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, TOMLKitError, UnicodeDecodeError) as error:
         raise LockError(f"{sdist.name} is damaged ({error}).") from None
+
+
+def _is_pyproject(name: str) -> bool:
+    return name.removeprefix("./").count("/") == 1 and name.endswith("/pyproject.toml")
+
+
+def _content(names: Iterable[str], newest: int, pyproject: bytes | None) -> Content:
+    asked = _asked(pyproject.decode("utf-8")) if pyproject is not None else _LEGACY_BACKEND
+    return Content(newest, asked, any(name.endswith(_COMPILED) for name in names))
+
+
+def build_requires(pyproject: Path) -> list[str]:
+    """Return what building a project asks for (PEP 518), by its ``pyproject.toml``; it need not have one."""
+    return _asked(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else _LEGACY_BACKEND
+
+
+def _asked(pyproject: str) -> list[str]:
+    return list(tomlkit.parse(pyproject).unwrap().get("build-system", {}).get("requires", _LEGACY_BACKEND))
 
 
 def check_headers(python: Path, package: str) -> None:

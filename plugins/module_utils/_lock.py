@@ -5,60 +5,43 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Repository, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._definition import definition
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
-from ansible_collections.rlinf.offline.plugins.module_utils._files import (
-    atomic_write,
-    json_bytes,
-    read_json,
-    remove,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
-from ansible_collections.rlinf.offline.plugins.module_utils._gather import Gatherer, Package
-from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._process import INHERITED
-from ansible_collections.rlinf.offline.plugins.module_utils._resolve import (
-    MissingMirror,
-    Pin,
-    Resolution,
-    Resolver,
-    add_metadata,
-    drop_git_cache,
-    write_settings,
-)
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites, without_userinfo
-from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, isolated_environment
+from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
+from ansible_collections.rlinf.offline.plugins.module_utils._session import Session
+from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
 FORMAT = 1
-MOST_MIRRORS = 50
-"""Repositories that one target may bring in by nested git dependencies; more is taken for a loop."""
-# what an editable installation builds with where it names nothing (PEP 517); wheel for setuptools older than 70.1
-_LEGACY_BACKEND = ["setuptools>=40.8.0", "wheel"]
 # how a file's content or version is its identity in the lock; an index's wheel by default
 _KINDS = {"git": "archive", "overlay": "archive", "source": "sdist", "wheel": "archive"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How targets are locked: the nodes' platform, and the bastion's network."""
+    """How targets are locked: the nodes' platform, and the bastion's network.
+
+    *package_source*: ``bundle``, or ``index`` to leave to an index of the nodes what it serves; the locks are the same. *pins_dir*: where
+    the pins lie that ship with the collection.
+    """
 
     platform: Platform
     torch_backend: str = "pypi"
+    package_source: str = "bundle"
+    pins_dir: Path | None = None
     leave_out: frozenset[str] = frozenset()
     pythons: Mapping[str, str] = field(default_factory=dict)
     uv: Path | None = None
@@ -71,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one target's lock."""
+    """What became of one target's lock: how many packages it holds, the bytes of their files in the bundle and of those left to an index."""
 
     name: str
     changed: bool
@@ -80,6 +63,7 @@ class Result:
     commit: str = ""
     packages: int = 0
     bytes: int = 0
+    left_to_index: int = 0
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
@@ -100,33 +84,6 @@ class Locker:
 
     # -- what is there ---------------------------------------------------------------------------------------------------------
 
-    def project(self, target: Target) -> Mapping[str, Any]:
-        """Return the record of the target's project: its mirror and frozen commit.
-
-        :raises LockError: the project is not mirrored yet.
-        """
-        repository = self.catalog.repositories[target.project]
-        record = _mirror.read_records(self.bundle).get(repository.id.mirror)
-        if record is None:
-            raise LockError(
-                f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does)."
-            )
-        return record
-
-    def definition(self, target: Target) -> str:
-        """Return the digest of everything that a lock's identity is made of, apart from the project's commit."""
-        entry = asdict(target)
-        # these are not part of what is installed
-        for name in ("exports", "files", "links", "imports", "assets", "licences", "settings"):
-            del entry[name]
-        entry["wheels"] = {name: self.catalog.wheels[name].filename for name in target.wheels if name not in self.settings.leave_out}
-        entry["left_out"] = self.left_out(target)
-        entry["platform"], entry["torch_backend"] = str(self.settings.platform), self.settings.torch_backend
-        return sha256_bytes(json_bytes(json.loads(json.dumps(entry))))
-
-    def left_out(self, target: Target) -> list[str]:
-        return sorted(self.settings.leave_out & {*target.wheels, *target.assets})
-
     def lock(self, target: Target, *, update: bool, check: bool = False) -> Result:
         """Bring one target's lock and its files into the bundle.
 
@@ -134,61 +91,98 @@ class Locker:
         :param check: only say what would happen.
         :raises LockError: it cannot be resolved, or its definition changed and it may not move.
         """
-        if check and self.catalog.repositories[target.project].id.mirror not in _mirror.read_records(self.bundle):
-            return Result(target.name, True, "absent", f"would be locked, once {target.project} is mirrored")
-        record = self.project(target)
+        record = _mirror.read_records(self.bundle).get(self.catalog.repositories[target.project].id.mirror)
+        if record is None:
+            if check:
+                return Result(target.name, True, "absent", f"would be locked, once {target.project} is mirrored")
+            raise LockError(
+                f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does)."
+            )
         folder = self.bundle.target(record["commit"], target.name)
         known = read_json(folder / "lock.json", LockError) if (folder / "lock.json").exists() else None
-        before = tuple((folder / "pins.txt").read_text(encoding="utf-8").splitlines()) if known and (folder / "pins.txt").exists() else ()
-        definition = self.definition(target)
         if known and not update:
-            if known["definition"] != definition:
-                raise LockError(
-                    f"target {target.name} is locked, and its entry, rlinf_platform, rlinf_torch_backend or rlinf_leave_out has changed since. "
-                    f"Name it in rlinf_update to lock it anew, or take the change back."
-                )
-            packages = [Package(**item) for item in known["packages"]]
-            missing = [package.name for package in packages if not package.present(self.bundle)]
-            written = all((folder / name).is_file() for name in (f"pylock.{target.name}.toml", "pins.txt"))
-            if not missing and written:
-                return self._result(
-                    target, known, before, before, changed=False, state="locked", reason="locked before, every file is there"
-                )
-            if check:
-                return self._result(
-                    target, known, before, before, changed=True, state="incomplete", reason=f"{len(missing)} files would be fetched again"
-                )
-            known = self._complete(target, known)
-            return self._result(
-                target, known, before, before, changed=True, state="locked", reason=f"{len(missing)} missing files brought again"
-            )
+            self._refuse_changed(target, known)
+            return self._known(target, known, check=check)
+        before = _pins(folder) if known else ()
         if check:
-            reason = "would be locked anew" if known else "would be locked"
-            return Result(target.name, True, "absent" if not known else "locked", reason, record["commit"], before=before)
-        new = self._lock(target, record, definition)
-        after = tuple(new["pins"])
-        same = known is not None and known["packages"] == new["packages"] and known["definition"] == new["definition"]
+            reason, state = ("would be locked anew", "locked") if known else ("would be locked", "absent")
+            return Result(target.name, True, state, reason, record["commit"], before=before)
+        new = self._lock(target, record)
+        same = known is not None and _deciding(known) == _deciding(new)
         reason = ("resolved again, the same" if same else "moved by rlinf_update") if known else "locked for the first time"
-        return self._result(target, new, before, after, changed=not same, state="locked", reason=reason)
+        return self._result(new, before, changed=not same, state="locked", reason=reason)
 
-    def _result(
-        self,
-        target: Target,
-        lock: Mapping[str, Any],
-        before: tuple[str, ...],
-        after: tuple[str, ...],
-        *,
-        changed: bool,
-        state: str,
-        reason: str,
-    ) -> Result:
-        size = sum(item["size"] for item in lock["packages"])
-        return Result(target.name, changed, state, reason, lock["project"]["commit"], len(lock["packages"]), size, before, after)
+    def _known(self, target: Target, known: dict[str, Any], *, check: bool) -> Result:
+        """Keep a lock as it is: bring what is missing, and write anew what of it does not take resolving."""
+        folder = self.bundle.target(known["project"]["commit"], target.name)
+        before = _pins(folder)
+        packages, build = ([Package(**item) for item in known[part]] for part in ("packages", "build"))
+        left = self._left(packages)
+        missing = [package for package in _distinct(packages, build) if package.path not in left and not package.present(self.bundle)]
+        current = {**known, **self._described(target, known)}
+        written = current == known and all((folder / name).is_file() for name in (f"pylock.{target.name}.toml", "pins.txt"))
+        if written and not missing:
+            return self._result(known, before, changed=False, state="locked", reason="locked before, every file is there")
+        if check:
+            reason = f"{len(missing)} files would be fetched again" if missing else "would be written again, the packages are the same"
+            return self._result(known, before, changed=True, state="incomplete" if missing else "locked", reason=reason)
+        if missing:
+            packages = self._complete(target, known, packages, build)
+        self._write(target, current, packages)
+        reason = f"{len(missing)} missing files brought again" if missing else "written again, the packages are the same"
+        return self._result(current, before, changed=True, state="locked", reason=reason)
+
+    def _refuse_changed(self, target: Target, known: Mapping[str, Any]) -> None:
+        """:raises LockError: what decided the packages of a lock is not what it was, and nobody said that it may move."""
+        wheels = {*target.wheels}
+        differing = {
+            "its entry": known["definition"] != definition(target, self.catalog),
+            "rlinf_platform": known["platform"] != str(self.settings.platform),
+            "rlinf_torch_backend": known["torch_backend"] != self.settings.torch_backend,
+            "rlinf_leave_out": wheels & {*known["left_out"]} != wheels & self.settings.leave_out,
+        }
+        changed = [name for name, differs in differing.items() if differs]
+        if changed:
+            raise LockError(
+                f"target {target.name} is locked, and {' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since. "
+                f"Name it in rlinf_update to lock it anew, or take the change back."
+            )
+
+    def _left(self, packages: Sequence[Package]) -> frozenset[str]:
+        """Return the paths of the files that are left to an index: all that it serves, if the length is known that it must have."""
+        if self.settings.package_source == "bundle":
+            return frozenset()
+        return frozenset(package.path for package in packages if package.served and package.size)
+
+    def _result(self, lock: Mapping[str, Any], before: tuple[str, ...], *, changed: bool, state: str, reason: str) -> Result:
+        packages = [Package(**item) for item in lock["packages"]]
+        there = [package for package in packages if package.present(self.bundle)]
+        left = [package for package in packages if package.path in self._left(packages) and package not in there]
+        return Result(
+            lock["target"],
+            changed,
+            state,
+            reason if not left else f"{reason}; {len(left)} are left to an index",
+            lock["project"]["commit"],
+            len(packages),
+            sum(package.size for package in there),
+            sum(package.size for package in left),
+            before,
+            tuple(lock["pins"]),
+        )
 
     # -- making a lock ---------------------------------------------------------------------------------------------------------
 
-    def _lock(self, target: Target, record: Mapping[str, Any], definition: str) -> dict[str, Any]:
-        session = Session(self, target, record)
+    def _session(self, target: Target, *more: Shipped) -> Session:
+        """Begin to resolve or to build; beside what ships with the collection, *more* may serve as pins."""
+        shipped = []
+        if self.settings.pins_dir:
+            with contextlib.suppress(FileNotFoundError):
+                shipped.append(Shipped.read(self.settings.pins_dir / f"{target.name}.json"))
+        return Session(self, target, definition(target, self.catalog), [*shipped, *more])
+
+    def _lock(self, target: Target, record: Mapping[str, Any]) -> dict[str, Any]:
+        session = self._session(target)
         self.progress(f"{target.name}: resolving with the network open")
         opened = session.resolve_open()
         self.progress(f"{target.name}: resolving again offline, through the mirrors")
@@ -198,14 +192,14 @@ class Locker:
                 f"target {target.name}: resolving offline through the mirrors gave other pins than with the network:\n{difference(opened.lines, closed.lines)}"
             )
         gatherer = session.gatherer()
-        packages = gatherer.plan(closed.pins.values(), session.online_folder, closed.overlays)
-        build = gatherer.plan(session.build_pins(closed), session.online_folder)
-        packages = gatherer.gather(packages)
-        build = gatherer.gather(build)
+        planned = gatherer.plan(closed.pins.values(), session.online_folder, closed.overlays, session.on_node(closed))
+        packages = gatherer.gather(planned, self._left(planned))
+        build = gatherer.plan(session.build_pins(closed, packages), session.online_folder)
+        build = gatherer.gather(build, self._left(packages))
         lock = {
             "format": FORMAT,
             "target": target.name,
-            "definition": definition,
+            "definition": definition(target, self.catalog),
             "project": {
                 "repository": target.project,
                 **{key: record[key] for key in ("url", "version", "commit")},
@@ -224,40 +218,52 @@ class Locker:
             "pins": closed.public_lines,
             "packages": [package.json for package in packages],
             "build": [package.json for package in build],
-            "left_out": self.left_out(target),
         }
-        lock["closure"] = self._closure(target, lock, [*packages, *build])
+        lock |= self._described(target, lock)
         self._write(target, lock, packages)
         session.close()
         return lock
 
-    def _complete(self, target: Target, known: dict[str, Any]) -> dict[str, Any]:
-        """Bring the missing files of a lock again; they must be the same bytes."""
-        session = Session(self, target, self.project(target))
+    def _complete(self, target: Target, known: Mapping[str, Any], packages: list[Package], build: list[Package]) -> list[Package]:
+        """Bring the missing files of a lock again.
+
+        :raises LockError: they are not the same bytes any more.
+        """
+        session = self._session(target, Shipped.of_lock(known))
         gatherer = session.gatherer()
-        packages = [Package(**item) for item in known["packages"]]
-        gathered = gatherer.gather(packages)
-        gatherer.gather([Package(**item) for item in known["build"]])
-        other = [new.name for old, new in zip(packages, gathered, strict=True) if old != new]
+        gathered = gatherer.gather(packages, self._left(packages))
+        gathered_build = gatherer.gather(build, self._left(packages))
+        pairs = zip([*packages, *build], [*gathered, *gathered_build], strict=True)
+        other = [new.name for old, new in pairs if old != new]
         if other:
             raise LockError(
                 f"target {target.name}: {', '.join(other)} could be had only with other content than locked. Name the target in rlinf_update to lock it anew."
             )
-        self._write(target, known, gathered)
         session.close()
-        return known
+        return gathered
 
-    def _closure(self, target: Target, lock: Mapping[str, Any], packages: list[Package]) -> list[str]:
+    def _described(self, target: Target, lock: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a lock says beside its packages: what nodes need to know, and what may change without resolving."""
+        return {
+            "left_out": sorted(self.settings.leave_out & {*target.wheels, *target.assets}),
+            "build_on_node": {name: dict(recipe) for name, recipe in target.build_on_node.items()},
+            "closure": self._closure(target, lock),
+        }
+
+    def _closure(self, target: Target, lock: Mapping[str, Any]) -> list[str]:
         """Return the paths in the bundle that a node needs for this target, directories with a final slash."""
         repositories = [self.catalog.repositories[name].id.mirror for name in target.repositories]
         mirrors = [*repositories, *(RepositoryId.parse(item["url"]).mirror for item in lock["git"].values())]
         folder = self.bundle.target(lock["project"]["commit"], target.name).relative_to(self.bundle.root)
         assets = [self.catalog.assets[name].dest for name in target.assets if name not in self.settings.leave_out]
+        sources = [item["sha256"] for item in lock["packages"] if item["kind"] == "source"]
+        built = self.bundle.built.relative_to(self.bundle.root)
         return sorted(
             {
                 f"{folder}/",
                 *(f"repos/{mirror}/" for mirror in mirrors),
-                *(package.path for package in packages),
+                *(item["path"] for item in (*lock["packages"], *lock["build"])),
+                *(f"{built}/{digest}/" for digest in sources),
                 *(f"assets/{dest}" for dest in assets),
             }
         )
@@ -282,170 +288,18 @@ class Locker:
         write_json(folder / "lock.json", lock)
 
 
-class Session:
-    """The scratch space, the checkouts and the two uvs (online, offline) of locking one target."""
-
-    def __init__(self, locker: Locker, target: Target, record: Mapping[str, Any]) -> None:
-        self.locker, self.target, self.record = locker, target, record
-        self.bundle, self.settings = locker.bundle, locker.settings
-        self.root = self.bundle.cache / "lock" / target.name
-        self.online_folder = self.root / "outside"
-        self.git_config = self.root / "gitconfig"
-        self.uv_cache = self.bundle.cache / "uv"
-        remove(self.root)
-        self.online_folder.mkdir(parents=True)
-        path = find_uv(self.settings.uv)
-        self.online = Uv(path, self._environment())
-        self.offline = Uv(path, {**self.online.env, "UV_OFFLINE": "1"})
-        wanted = self.settings.pythons.get(target.python, target.python)
-        interpreter = find_python(wanted, self.online)
-        if ".".join(str(part) for part in interpreter.minor) != ".".join(target.python.split(".")[:2]):
-            raise LockError(
-                f"target {target.name} is for Python {target.python}, but {interpreter.path} is {interpreter.version}. Give another one by rlinf_python."
-            )
-        self.python = interpreter.path
-        self.checkouts: dict[str, Path] = {}
-        self.commits: dict[str, tuple[str, str]] = {}
-        self.files: dict[str, str] = {}
-        self.write_git_config()
-        write_settings(self.online_folder, target)
-
-    def _environment(self) -> dict[str, str]:
-        """uv's variables: the project's own settings apply, the user's do not; git sees the bundle's mirrors and nothing else."""
-        env = isolated_environment(self.uv_cache, self.git_config)
-        env.pop("UV_NO_CONFIG", None)
-        env |= {"XDG_CONFIG_HOME": str(self.root / "none"), "XDG_CONFIG_DIRS": str(self.root / "none"), "GIT_ALLOW_PROTOCOL": "file"}
-        if self.target.cut_off:
-            env["UV_EXCLUDE_NEWER"] = self.target.cut_off
-        if self.settings.index_url:
-            env["UV_DEFAULT_INDEX"] = self.settings.index_url
-        if self.settings.proxy:
-            env |= {"HTTP_PROXY": self.settings.proxy, "HTTPS_PROXY": self.settings.proxy, "ALL_PROXY": self.settings.proxy}
-        return {name: value for name, value in env.items() if name not in INHERITED or name == "PATH"}
-
-    def write_git_config(self) -> None:
-        self.git_config.write_text(redirect_config(self.bundle.repos), encoding="utf-8")
-
-    def resolve_open(self) -> Resolution:
-        """Resolve with the index open; a repository that git asks for and the bundle lacks is mirrored, and the step tried again."""
-        asked: set[str] = set()
-        done: dict[int, dict[str, Pin]] = {}
-        resolver = self._resolver(self.online)
-        while True:
-            try:
-                return resolver.resolve(done)
-            except MissingMirror as missing:
-                key = RepositoryId.parse(missing.url).key
-                if key in asked or len(asked) >= MOST_MIRRORS:
-                    raise LockError(
-                        f"target {self.target.name}: {missing} Mirroring it did not help; is its URL written in another way somewhere?"
-                    ) from None
-                asked.add(key)
-                self.mirror(missing.url)
-                self.write_git_config()
-
-    def mirror(self, url: str) -> None:
-        """Mirror a repository that locking found, as its catalogue entry says if there is one."""
-        self.locker.progress(f"{self.target.name}: mirroring {url}")
-        plain = without_userinfo(url)
-        repository = self.locker.catalog.repository_for(plain) or Repository(RepositoryId.parse(plain).name, plain)
-        _mirror.mirror_one(
-            self.bundle,
-            repository,
-            cut_off=self.target.cut_off,
-            rewrites=self.settings.rewrites,
-            proxy=self.settings.proxy,
-            timeout=self.settings.timeout,
-        )
-
-    def resolve_closed(self) -> Resolution:
-        """Resolve once more in fresh checkouts, without the network, git's caches dropped: only the mirrors can answer."""
-        drop_git_cache(self.uv_cache)
-        return self._resolver(self.offline).resolve()
-
-    def _resolver(self, uv: Uv) -> Resolver:
-        for name in self.target.repositories:
-            repository = self.locker.catalog.repositories[name]
-            record = _mirror.read_records(self.bundle)[repository.id.mirror]
-            tree = self.root / "src" / name
-            remove(tree)
-            tree.parent.mkdir(parents=True, exist_ok=True)
-            _mirror.checkout(self.bundle.repos / repository.id.mirror, record["commit"], tree, origin_url=repository.url)
-            self.checkouts[name], self.commits[name] = tree, (repository.url, record["commit"])
-        project = self.checkouts[self.target.project]
-        self.files = requirement_files(project)
-        add_metadata(project, self.target)
-        wheels = {}
-        for name in self.target.wheels:
-            if name in self.settings.leave_out:
-                continue
-            wheels[name] = self.bundle.wheels / self.locker.catalog.wheels[name].filename
-            if not wheels[name].is_file():
-                raise LockError(
-                    f"target {self.target.name}: the wheel {name} is not in the bundle. Fetch it with rlinf_wheel_cache first, or name it in rlinf_leave_out."
-                )
-        return Resolver(
-            uv=uv,
-            bundle=self.bundle,
-            target=self.target,
-            python=self.python,
-            platform=self.settings.platform,
-            torch_backend=self.settings.torch_backend,
-            checkouts=self.checkouts,
-            commits=self.commits,
-            wheels=wheels,
-            leave_out=self.settings.leave_out,
-            scratch=self.root / "step",
-        )
-
-    def build_pins(self, resolution: Resolution) -> Iterator[Pin]:
-        """Yield pins of what building the editables on a node needs."""
-        wanted: set[str] = set()
-        for editable in resolution.editables:
-            wanted.update(_build_requires(self.checkouts[editable.repository] / (editable.subdirectory or "") / "pyproject.toml"))
-        if not wanted:
-            return
-        listed, output = self.online_folder / "build.in", self.online_folder / "build.txt"
-        listed.write_text("".join(f"{item}\n" for item in sorted(wanted)), encoding="utf-8")
-        options = ["--quiet", "--no-annotate", "--no-header", "--python", str(self.python), "--python-version", self.target.python]
-        platform = ["--python-platform", str(self.settings.platform)]
-        self.online.run(
-            ["pip", "compile", *options, *platform, listed, "--output-file", output],
-            what="resolving the build requirements of the editables",
-            cwd=self.online_folder,
-        )
-        for line in output.read_text(encoding="utf-8").splitlines():
-            if line.strip() and not line.startswith("#"):
-                yield Pin.parse(line.strip())
-
-    def gatherer(self) -> Gatherer:
-        return Gatherer(
-            self.bundle,
-            self.online,
-            self.python,
-            self.target.python,
-            self.settings.platform,
-            self.locker.fetcher,
-            self.root / "gather",
-            self.locker.progress,
-        )
-
-    def close(self) -> None:
-        """Remove the scratch space; uv's cache stays, since the next target has much in common."""
-        remove(self.root)
+def _pins(folder: Path) -> tuple[str, ...]:
+    """Return the closure of a lock as it was written down; a lock that lost it has none."""
+    listed = folder / "pins.txt"
+    return tuple(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else ()
 
 
-def _build_requires(pyproject: Path) -> list[str]:
-    if not pyproject.is_file():
-        return _LEGACY_BACKEND
-    table = tomlkit.parse(pyproject.read_text(encoding="utf-8")).unwrap().get("build-system", {})
-    return [*table.get("requires", _LEGACY_BACKEND), "wheel"]
+def _distinct(*parts: Sequence[Package]) -> list[Package]:
+    return list({package.path: package for part in parts for package in part}.values())
 
 
-def requirement_files(project: Path) -> dict[str, str]:
-    """Return the digest of every file of a checkout that decides what is installed, by relative path."""
-    files = sorted([*project.glob("requirements/**/*.txt"), *project.glob("pyproject.toml")])
-    return {str(path.relative_to(project)): sha256_file(path) for path in files}
+def _deciding(lock: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: lock[key] for key in ("definition", "packages", "build")}
 
 
 def difference(before: list[str], after: list[str]) -> str:

@@ -16,6 +16,7 @@ description:
   - Resolves once with the index open, mirroring every git repository that turns up, and once more offline through the mirrors. Both must agree.
   - Gathers the files into the bundle's wheelhouse. What an index serves only as a source, and what comes from git, is built to a wheel once.
   - A lock that is there does not move unless its target is named in O(update). Files of it that are missing are brought again.
+  - A package that the target's C(build_on_node) names is carried as its source, with what building it needs, and never built here.
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
@@ -48,6 +49,19 @@ options:
     description: Which builds of PyTorch are taken, V(pypi) or one that uv knows, such as V(cu121). It is part of the lock.
     type: str
     default: pypi
+  package_source:
+    description:
+      - With V(bundle) every package is brought.
+      - With V(index) those files are left out that an index serves as they are, for nodes that reach one. The lock is the same.
+    type: str
+    choices: [bundle, index]
+    default: bundle
+  pins_dir:
+    description:
+      - The folder of the pins that ship with the collection, C(TARGET.json). They are constraints of a target whose entry and requirement
+        files are those that they were made of.
+      - They take the place of a target's cut-off where O(index_url) does not say when files were uploaded (PEP 700).
+    type: path
   python:
     description: Interpreters to build with, minor version to path or version. What is not given is looked for on this machine.
     type: dict
@@ -108,7 +122,10 @@ results:
       description: How many packages it holds.
       type: int
     bytes:
-      description: The size of their files.
+      description: The size of their files in the bundle.
+      type: int
+    left_to_index:
+      description: The size of the files that are left to an index.
       type: int
     seconds:
       description: How long it took.
@@ -135,6 +152,8 @@ ARGUMENTS: dict[str, Any] = {
     "targets": {"type": "list", "elements": "str", "required": True},
     "leave_out": {"type": "list", "elements": "str", "default": []},
     "update": {"type": "list", "elements": "str", "default": []},
+    "package_source": {"type": "str", "choices": ["bundle", "index"], "default": "bundle"},
+    "pins_dir": {"type": "path"},
     "platform": {"type": "str", "default": "x86_64-manylinux_2_31"},
     "torch_backend": {"type": "str", "default": "pypi"},
     "python": {"type": "dict", "default": {}},
@@ -181,6 +200,8 @@ def make_locker(module: AnsibleModule) -> Any:
     settings = Settings(
         platform=Platform.parse(params["platform"]),
         torch_backend=params["torch_backend"],
+        package_source=params["package_source"],
+        pins_dir=Path(params["pins_dir"]) if params["pins_dir"] else None,
         leave_out=frozenset(params["leave_out"]),
         pythons={str(minor): str(python) for minor, python in params["python"].items()},
         uv=Path(params["uv"]) if params["uv"] else None,
