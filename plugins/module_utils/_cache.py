@@ -249,7 +249,8 @@ class AssetCache(Cache[Asset]):
         known = self._unpacked.get(entry.dest)
         return f"sha256 {known['sha256']}\n" if known and "another archive" in problem else f"{problem}\n"
 
-    def _remember(self, entry: Asset, sha256: str, tree: str) -> None:
+    def _remember(self, entry: Asset, sha256: str | None, tree: str) -> None:
+        """Put an unpacked archive on record; *sha256* is None where somebody else has unpacked it, and the archive was never seen."""
         with self._guard:
             self._unpacked[entry.dest] = {"url": without_userinfo(entry.url), "sha256": sha256, "strip": entry.strip, "tree": tree}
             self.record.parent.mkdir(parents=True, exist_ok=True)

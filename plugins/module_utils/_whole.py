@@ -188,5 +188,9 @@ _FORMATS: dict[str, Callable[[Path], str]] = {
     **dict.fromkeys((".json", ".gltf"), _json),
     **dict.fromkeys((".xml", ".urdf", ".srdf", ".dae"), _xml),
     **dict.fromkeys((".jpg", ".jpeg"), _jpeg),
-    **{".glb": _glb, ".png": _png, ".stl": _stl, ".so": _elf, ".model": _sentencepiece},
+    ".glb": _glb,
+    ".png": _png,
+    ".stl": _stl,
+    ".so": _elf,
+    ".model": _sentencepiece,
 }
