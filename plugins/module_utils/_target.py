@@ -22,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Offli
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, read_json, remove, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import AssetStore, Links, plan_file
+from ansible_collections.rlinf.offline.plugins.module_utils._reset import reset_all
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 
 FORMAT = 1
@@ -427,11 +428,10 @@ def reset(node: Node, bundle: Bundle, *, check: bool = False) -> tuple[list[Acti
     """Put every working copy that we made back to what it was made as; return the plan and its results.
 
     :param check: only say what would be lost.
-    :raises OfflineError: one is not clean afterwards.
+    :raises TargetError: one could not be put back.
     """
     with _alone(node, check):
-        actions = _worktrees.plan_reset(node, bundle)
-        return actions, perform(actions, check=check)
+        return reset_all(node, bundle, check=check)
 
 
 def _alone(node: Node, check: bool) -> contextlib.AbstractContextManager[None]:

@@ -10,7 +10,7 @@ added, are never removed by installing: a user's results may be among them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repo
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._git import session
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 
 NOTE = Path(".git", "rlinf.json")
 """In a working copy of ours: the repository, the commit it was put at, and ``moving`` while it is on its way to another."""
@@ -32,7 +32,7 @@ SCRIPTED = Path(".git", "rlinf-scripts.json")
 """In a working copy of ours in which an upstream's script ran: ``kept``, the edits that were there before (path -> digest), and ``done``,
 those of the script; null while it runs, or when it was cut off."""
 # the link to the environment that rlinf_venv makes in the project
-_OWN = frozenset({".venv"})
+OWN = frozenset({".venv"})
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:
     scripted = by_scripts(place, state.edited)
     edited = tuple(path for path in state.edited if path not in scripted)
     if edited or moved:
-        what = f"was put at {state.commit[:12]} by someone" if moved else f"has {_named(edited)} edited"
+        what = f"was put at {state.commit[:12]} by someone" if moved else f"has {named(edited)} edited"
         if not allow_drift or (not moved and state.commit != commit):
             raise TargetError(
                 f"{wanted.about} {what}, and would have to be at {commit[:12]} as it is in the bundle. Keep your changes elsewhere, or discard them "
@@ -105,7 +105,8 @@ def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:
     return action("present", f"is at {commit[:12]}", before=commit)
 
 
-def _named(paths: tuple[str, ...]) -> str:
+def named(paths: tuple[str, ...]) -> str:
+    """Return the first of these paths, and how many more there are."""
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     return ", ".join(paths[:NAMED]) + more
 
@@ -196,83 +197,3 @@ def undo_scripts(place: Path) -> None:
 
 def _digests(place: Path, paths: Iterable[str]) -> dict[str, str]:
     return {path: sha256_file(place / path) if (place / path).is_file() else "" for path in paths}
-
-
-# -- resetting -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What resetting a working copy of ours destroys: edits, added files, and how many commits that no branch holds."""
-
-    place: Path
-    commit: str
-    head: str
-    edited: tuple[str, ...]
-    added: tuple[str, ...]
-    commits: int
-
-    @property
-    def nothing(self) -> bool:
-        return not self.edited and not self.added and self.head == self.commit
-
-    @property
-    def text(self) -> str:
-        counts = ((len(self.edited), "edited"), (len(self.added), "added"), (self.commits, "commits that no branch holds"))
-        said = [f"{count} {what}" for count, what in counts if count]
-        if self.head != self.commit:
-            said.append(f"HEAD at {self.head[:12]}")
-        return ", ".join(said) or "clean"
-
-
-def made_here(node: Node) -> Iterator[Path]:
-    """Yield the working copies under the node's ``src/`` that we made."""
-    for place in sorted(node.src.iterdir()) if node.src.is_dir() else ():
-        if not place.is_symlink() and not place.name.startswith(".") and read_note(place) is not None:
-            yield place
-
-
-def loss(place: Path) -> Loss:
-    """Return what resetting the working copy at *place*, which is ours, would destroy."""
-    note = read_note(place) or {}
-    commit = note.get("moving", note["commit"])
-    state = _mirror.worktree_state(place)
-    added = tuple(path for path in state.changed if path not in state.edited and path not in _OWN)
-    with session() as git:
-        reachable = ("--not", "--branches", "--remotes", "--tags", note["commit"])
-        commits = git.at(tree=place).read("rev-list", "--count", "HEAD", *reachable, about=f"working copy {place}")
-    return Loss(place, commit, state.commit, state.edited, added, int(commits))
-
-
-def plan_reset(node: Node, bundle: Bundle) -> list[Action]:
-    """Return, for every working copy of ours, what resetting it does; ignored files stay."""
-    actions = []
-    for place in made_here(node):
-        lost = loss(place)
-        apply = None if lost.nothing else partial(reset, lost, bundle)
-        warning = f"{place}: {lost.text} goes" if apply else ""
-        actions.append(Action("worktree", place.name, place, "clean", lost.text, apply, before=lost.text, after="clean", warning=warning))
-    return actions
-
-
-def reset(lost: Loss, bundle: Bundle) -> None:
-    """Put a working copy of ours back to the commit it was made at: hard reset and clean.
-
-    :raises TargetError: it is not clean afterwards.
-    """
-    place, about = lost.place, f"working copy {lost.place}"
-    with session(repos=bundle.repos) as git:
-        tree = git.at(tree=place)
-        remove(place / ".git" / "index.lock")
-        tree.write("reset", "--quiet", "--hard", "HEAD", about=about)
-        tree.write("checkout", "--quiet", "--force", "--detach", lost.commit, "--", about=about)
-        if (place / ".gitmodules").is_file():
-            tree.write("submodule", "--quiet", "update", "--recursive", "--force", about=about)
-        tree.write("clean", "--quiet", "-ffd", *(f"--exclude=/{name}" for name in sorted(_OWN)), about=about)
-    left = [path for path in _mirror.worktree_state(place).changed if path not in _OWN]
-    if left:
-        raise TargetError(f"{about} is not clean after the reset: {_named(tuple(left))}. Look at it, or remove it and install again.")
-    note = read_note(place) or {}
-    remove(place / SCRIPTED)
-    if "moving" in note:
-        write_json(place / NOTE, {key: value for key, value in note.items() if key != "moving"} | {"commit": lost.commit})

@@ -537,8 +537,9 @@ def test_reset_quad(world: World, run_module: Run, tree_hash: Hash) -> None:
     dirty = tree_hash(world.root, mtimes=True)
     foreseen = run_module("rlinf_target", args, check=True, diff=True)
     assert tree_hash(world.root, mtimes=True) == dirty
-    lost = "1 edited, 1 added, 1 commits that no branch holds, HEAD at"
-    assert foreseen["changed"] and lost in str(foreseen["warnings"]) and lost in foreseen["diff"]["before"]
+    lost = "1 edited (pyproject.toml), 1 added (added/deep.txt), 1 commit that no branch held"
+    assert foreseen["changed"] and lost in str(foreseen["warnings"])
+    assert foreseen["diff"]["before"].endswith("RLinf: pyproject.toml; added/deep.txt (added)\n")
     done = run_module("rlinf_target", args)
     assert items(done) == items(foreseen) and items(done)["worktree LIBERO"] == ("clean", False)
     assert {path: value for path, value in tree_hash(world.prefix / "src").items() if "/.git/" not in path} == clean
