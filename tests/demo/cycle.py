@@ -189,7 +189,7 @@ def common_variables(world: demo_world.World) -> dict[str, Any]:
     """Return what every host's inventory says, since *world* is made for the running Python and machine."""
     return {
         "rlinf_python": base_python(),
-        "rlinf_platform": f"{world.machine}-manylinux_2_31",
+        "rlinf_platform": world.platform,
         "rlinf_catalog": demo_world.catalog_overrides(world, shipped()),
     }
 
