@@ -154,7 +154,7 @@ def effective_lock(bundle: Bundle, lock: Path, editables: Iterable[Mapping[str, 
     data = _read(lock)
     packages = _packages(lock, data)
     told = read_json(lock.with_name("lock.json"), VenvError) if lock.with_name("lock.json").is_file() else {}
-    served = {normalize(item["name"]) for item in told.get("packages", ()) if item["kind"] == "index"}
+    served = {normalize(item["name"]) for item in told.get("packages", ()) if item.get("served")}
     packages = {name: replace(package, served=name in served and package.kind == "wheels") for name, package in packages.items()}
     for editable in editables:
         name, path = normalize(editable["package"]), Path(editable["path"])
@@ -222,13 +222,13 @@ def _package(lock: Path, entry: Mapping[str, Any]) -> Package:
         raise VenvError(
             f"{lock}: {path.name} of {name} is no wheel, and no source of a known version. Lock the target with rlinf_target_lock."
         )
-    return Package(name, version, kind, path, files[0]["hashes"]["sha256"], files[0].get("size"))
+    return Package(name, version, kind, path, files[0]["hashes"]["sha256"], files[0].get("size") or None)
 
 
 def _build_package(bundle: Bundle, item: Mapping[str, Any]) -> Package:
     path = bundle.root / item["path"]
     return Package(
-        normalize(item["name"]), item["version"], "wheels", path.resolve(), item["sha256"], item["size"] or None, item["kind"] == "index"
+        normalize(item["name"]), item["version"], "wheels", path.resolve(), item["sha256"], item["size"] or None, bool(item.get("served"))
     )
 
 

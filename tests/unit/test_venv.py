@@ -11,78 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils._pylock import LocalFile, write
-from tests.support.wheels import build_wheel, sha256, source_tree, write_tree
+from tests.support.environments import PYTHON, Run, Site
+from tests.support.wheels import build_wheel, source_tree, write_tree
 from tests.unit.conftest import ModuleFailed
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-Run = Callable[..., dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A bundle and a prefix, and how the module is called for them."""
-
-    bundle: Path
-    prefix: Path
-    run_module: Run
-
-    @property
-    def index(self) -> Path:
-        return self.bundle / "wheelhouse" / "index"
-
-    @property
-    def link(self) -> Path:
-        return self.prefix / "venvs" / "openvla"
-
-    def lock(self, *wheels: Path, archives: tuple[Path, ...] = (), name: str = "openvla", python: str = PYTHON) -> Path:
-        """Write a lock as the bastion does: paths relative to itself."""
-        path = self.bundle / "targets" / ("0" * 40) / name / f"pylock.{name}.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files = []
-        for wheel in (*wheels, *archives):
-            project, version = wheel.name.split("-")[:2]
-            files.append(
-                LocalFile(
-                    project,
-                    version,
-                    os.path.relpath(wheel, path.parent),
-                    wheel.stat().st_size,
-                    sha256(wheel),
-                    "archive" if wheel in archives else "wheels",
-                )
-            )
-        write(path, python, files)
-        return path
-
-    def __call__(
-        self,
-        lock: Path | None = None,
-        *,
-        target: str = "openvla",
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        **arguments: Any,
-    ) -> dict[str, Any]:
-        given = {"prefix": str(self.prefix), "bundle_dir": str(self.bundle), "target": target, "python": sys.executable, **arguments}
-        if lock is not None:
-            given["lock"] = str(lock)
-        return self.run_module("rlinf_venv", given, check=check, diff=True, env=env)
-
-    def imports(self, statement: str) -> str:
-        """Run a statement in the current environment, as a job does, and return what it prints."""
-        return subprocess.run([self.link / "bin" / "python", "-c", statement], check=True, capture_output=True, text=True).stdout.strip()
-
-    def generations(self) -> list[str]:
-        return sorted(path.name for path in (self.prefix / "venvs").iterdir() if not path.is_symlink())
 
 
 @pytest.fixture
