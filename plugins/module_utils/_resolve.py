@@ -9,6 +9,7 @@ so far as preferences, as an installer prefers what is there, and its pins overr
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, best_wheel, supported_tags
 
 _COMMIT = re.compile(r"(?P<url>.+)@(?P<commit>[0-9a-f]{40})\Z")
+_UNSOLVABLE = re.compile(r"No solution found|conflicting URLs")
 # how uv names the repository that git could not fetch
 _FETCH = re.compile(r"git fetch [^\n]*?'(?P<url>(?:https?|ssh)://[^']+)'")
 
@@ -41,6 +43,10 @@ class MissingMirror(LockError):
     def __init__(self, url: str, step: str) -> None:
         super().__init__(f"step {step} needs the repository {url}, which the bundle has no mirror of. Run the download playbook.")
         self.url = url
+
+
+class NoSolution(LockError):
+    """The requirements of a step contradict each other, or what is to be kept beside them."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,10 @@ class Resolver:
                 overlays.append(self._overlay(step, pins))
             elif step.kind in INSTALLING and self._wanted(step):
                 if number not in found:
-                    found[number] = self._step(number, step, pins)
+                    copies = [self._copy(editable) for editable in editables]
+                    there = [*(pin.requirement for pin in pins.values() if pin.url), *copies]
+                    solved = self._step(number, step, pins, there)
+                    found[number] = {name: pin for name, pin in solved.items() if pin.requirement not in copies}
                 pins.update(found[number])
             else:
                 continue
@@ -206,55 +215,52 @@ class Resolver:
                 f"target {self.target.name}: step {step.label} brings another {moved[0]} after its overlay was made. Put the overlay after it."
             )
 
-    def _step(self, number: int, step: Step, pins: Mapping[str, Pin]) -> dict[str, Pin]:
-        self._fresh_scratch()
-        constraints = self.constraints.get(number, ())
-        # with all of its packages known the project need not be locked, which would ask for those of every extra and platform
-        inputs = self._sync(step) if step.kind == "uv_sync" and not constraints else self._inputs(step)
-        if constraints:
-            listed = self.scratch / "constraints.txt"
-            listed.write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
-            inputs += ["--constraint", listed]
-        elif step.kind == "uv_sync":
-            inputs += ["--no-deps"]
-        found = self._compile(step, inputs, {} if step.kind == "uv_sync" else pins)
-        return found if step.kind == "uv_sync" else self._keep(step, inputs, found, pins)
+    def _copy(self, editable: Editable) -> str:
+        """Return the working copy that is installed editable as a requirement."""
+        return f"{editable.package} @ {(self.checkouts[editable.repository] / (editable.subdirectory or '')).as_uri()}"
 
-    def _compile(self, step: Step, inputs: Sequence[str | Path], preferred: Mapping[str, Pin]) -> dict[str, Pin]:
-        output = self.scratch / "pins.txt"
+    def _step(self, number: int, step: Step, pins: Mapping[str, Pin], there: Sequence[str]) -> dict[str, Pin]:
+        self._fresh_scratch()
+        constraints = list(self.constraints.get(number, ()))
+        if step.kind == "uv_sync" and not constraints:
+            return self._compile(step, [*self._sync(step), "--no-deps"], {}, [])
+        # with all of its packages known the project need not be locked, which would ask for those of every extra and platform
+        inputs = self._inputs(step)
+        return (
+            self._compile(step, inputs, {}, constraints) if step.kind == "uv_sync" else self._solve(step, inputs, pins, constraints, there)
+        )
+
+    def _solve(
+        self, step: Step, inputs: Sequence[str | Path], pins: Mapping[str, Pin], constraints: Sequence[str], there: Sequence[str]
+    ) -> dict[str, Pin]:
+        """Resolve a step with what is *there* and no index has, or has otherwise: commits, prebuilt wheels, working copies.
+
+        An installer leaves each of them alone as long as its version would do, and so they are constraints; those that would not do, are none.
+        """
+        with contextlib.suppress(NoSolution):
+            return self._compile(step, inputs, pins, [*constraints, *there])
+        kept: list[str] = []
+        for line in there:
+            with contextlib.suppress(NoSolution):
+                self._compile(step, inputs, pins, [*constraints, *kept, line])
+                kept.append(line)
+        return self._compile(step, inputs, pins, [*constraints, *kept])
+
+    def _compile(
+        self, step: Step, inputs: Sequence[str | Path], preferred: Mapping[str, Pin], constraints: Sequence[str]
+    ) -> dict[str, Pin]:
+        output, listed = self.scratch / "pins.txt", self.scratch / "constraints.txt"
         output.write_text("".join(f"{pin.requirement}\n" for pin in preferred.values()), encoding="utf-8")
+        listed.write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
         # the checkout's [tool.uv] settings, its overrides above all, apply only to what runs in it
         cwd = self.scratch if step.options.get("project_settings") is False else self.checkouts[self.target.project]
-        options = ["--no-deps"] if step.options.get("dependencies") is False else []
+        options: list[str | Path] = ["--constraint", listed, *(["--no-deps"] if step.options.get("dependencies") is False else [])]
         if self.torch_backend != "pypi" and step.kind != "uv_sync":
             options += ["--torch-backend", self.torch_backend]
         self._uv(step, ["pip", "compile", *self._common(), *options, *inputs, "--output-file", output], cwd, step.options.get("env") or {})
         lines = (line.strip() for line in output.read_text(encoding="utf-8").splitlines())
         found = [Pin.parse(line) for line in lines if line and not line.startswith(("#", "-"))]
         return {pin.name: pin for pin in found}
-
-    def _keep(self, step: Step, inputs: Sequence[str | Path], found: dict[str, Pin], pins: Mapping[str, Pin]) -> dict[str, Pin]:
-        """Return a step's pins without an index's package in place of what is there from elsewhere and would do.
-
-        An installer leaves a commit or a prebuilt wheel alone as long as its version is one that is asked for. The resolver knows no version
-        of those, and prefers an index's; so it is asked once more with each as a requirement.
-        """
-        kept: list[Pin] = []
-        for pin in [pin for name, pin in pins.items() if pin.url and name in found and not found[name].url]:
-            there = self.scratch / "there.in"
-            there.write_text("".join(f"{item.requirement}\n" for item in [*kept, pin]), encoding="utf-8")
-            try:
-                again = self._compile(step, [*inputs, there], pins)
-            except MissingMirror:
-                raise
-            except LockError as error:
-                if "No solution found" not in str(error):
-                    raise
-                continue
-            if again.get(pin.name) == pin:
-                kept.append(pin)
-                found = again
-        return found
 
     def _fresh_scratch(self) -> None:
         """Empty the scratch directory, which has settings of its own, so that uv looks for none in the directories above it."""
@@ -359,7 +365,8 @@ class Resolver:
                 if self.constraints
                 else ""
             )
-            raise LockError(f"target {self.target.name}: step {step.label} cannot be resolved. {error}{shipped}") from None
+            kind = NoSolution if _UNSOLVABLE.search(str(error)) else LockError
+            raise kind(f"target {self.target.name}: step {step.label} cannot be resolved. {error}{shipped}") from None
 
 
 def _dependency_metadata(target: Target) -> list[dict[str, Any]]:
