@@ -38,9 +38,21 @@ def rlinf_extended(catalog: Mapping[str, Any]) -> dict[str, Any]:
     return extended(catalog)
 
 
-def rlinf_closure(catalog: Mapping[str, Any], targets: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the repositories, wheels and assets that targets name, as arguments of the modules."""
-    return Catalog.parse(catalog).closure(targets, list(leave_out))
+def rlinf_closure(
+    catalog: Mapping[str, Any], targets: Sequence[str], leave_out: Sequence[str] = (), further: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the repositories, wheels and assets that targets name, and those named in *further*, as arguments of the modules."""
+    return Catalog.parse(catalog).closure(targets, list(leave_out), list(further))
+
+
+def rlinf_unclaimed(catalog: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the names of repositories, wheels and assets in *given*, a part of the catalogue, that no target has."""
+    return Catalog.parse(catalog).unclaimed(given)
+
+
+def rlinf_survey(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a survey found as the lines of one table."""
+    return _report.survey(results)
 
 
 def rlinf_mirrors(
@@ -151,6 +163,8 @@ class FilterModule:
         functions = (
             rlinf_extended,
             rlinf_closure,
+            rlinf_unclaimed,
+            rlinf_survey,
             rlinf_mirrors,
             rlinf_target_names,
             rlinf_fleet_targets,

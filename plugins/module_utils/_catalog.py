@@ -227,9 +227,20 @@ class Catalog:
                     f"target {target.name} is for Python {target.python}, but its wheel {name} is for {python}. Name the wheel that fits."
                 )
 
-    def closure(self, targets: Iterable[str], leave_out: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    def unclaimed(self, given: Mapping[str, Any]) -> list[str]:
+        """Return the names of repositories, wheels and assets of *given*, a part of this catalogue, that no target has.
+
+        They are wanted for their own sake: there is no other reason to write one down.
+        """
+        claimed = {name for target in self.targets.values() for name in (*target.repositories, *target.wheels, *target.assets)}
+        return [name for kind in ("repositories", "wheels", "assets") for name in given.get(kind) or {} if name not in claimed]
+
+    def closure(
+        self, targets: Iterable[str], leave_out: Sequence[str] = (), further: Sequence[str] = ()
+    ) -> dict[str, list[dict[str, Any]]]:
         """Return the repositories, wheels and assets that the targets name, as module arguments, without those left out.
 
+        :param further: names of repositories, wheels and assets beside those.
         :raises CatalogError: a target, or a name in *leave_out*, is not there; or a URL is made with a variable that is not set.
         """
         for name in leave_out:
@@ -240,7 +251,8 @@ class Catalog:
             self._check_hosts(target, leave_out)
 
         def pick(names: Iterable[str], entries: Mapping[str, Any]) -> list[dict[str, Any]]:
-            ordered = dict.fromkeys(name for name in names if name not in leave_out)
+            wanted = (*names, *(name for name in further if name in entries))
+            ordered = dict.fromkeys(name for name in wanted if name not in leave_out)
             return [{item.name: getattr(entries[name], item.name) for item in fields(entries[name])} for name in ordered]
 
         return {
@@ -554,7 +566,7 @@ STEPS: dict[str, tuple[type, frozenset[str]]] = {
     "requirements": (list, frozenset({"build_isolation", "project_settings", "env"})),  # files of the project (*.txt) or specifiers
     "editable": (str, frozenset({"dependencies", "subdirectory"})),  # a repository
     "package": (str, frozenset({"dependencies", "subdirectory"})),  # a repository, installed as a wheel that is built of its commit
-    "wheels": (list, frozenset({"dependencies"})),  # wheels of the catalogue
+    "wheels": (list, frozenset({"dependencies", "project_settings"})),  # wheels of the catalogue
     "uninstall": (list, frozenset()),  # distribution names
     "worktree": (str, frozenset()),  # a repository that is only on a path
     "overlay": (str, frozenset({"from", "path"})),  # a distribution, over which files of another are copied

@@ -24,9 +24,30 @@ def states(results: Iterable[Mapping[str, Any]]) -> list[str]:
     for state, count in sorted(counts.items()):
         members = [result for result in found if result["state"] == state]
         size = sum(result.get("bytes") or 0 for result in members)
-        names = ": " + ", ".join(str(result["name"]) for result in members) if state in ("absent", "incomplete", "failed") else ""
+        names = (
+            ": " + ", ".join(str(result["name"]) for result in members)
+            if state in ("absent", "incomplete", "failed", "refused", "unverified")
+            else ""
+        )
         lines.append(f"{state}: {count}" + (f" ({size_text(size)})" if size else "") + names)
     return lines or [NONE]
+
+
+def survey(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a survey of the bundle found as the lines of a table, and what a download would fetch in all."""
+    found = list(results)
+    cells = [("what", "name", "state", "to fetch", "found")]
+    for result in found:
+        size = "unknown" if result["bytes"] is None else size_text(result["bytes"]) if result["bytes"] else "-"
+        cells.append((result["kind"], result["name"], result["state"], size, str(result["reason"]).partition("\n")[0]))
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    lines = ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]) for row in cells]
+    counts = Counter(str(result["state"]) for result in found)
+    unknown = sum(result["bytes"] is None for result in found)
+    size = size_text(sum(result["bytes"] or 0 for result in found))
+    more = f", and {unknown} things whose size only fetching tells" if unknown else ""
+    summary = ", ".join(f"{counts[state]} {state}" for state in ("present", "missing", "damaged"))
+    return [*lines, f"{summary}; a download would fetch {size}{more}."]
 
 
 def branches(results: Iterable[Mapping[str, Any]]) -> list[str]:
