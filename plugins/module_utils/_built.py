@@ -69,15 +69,19 @@ class Builder:
         for package in packages:
             lacking = [name for name in self._recipe(package).needs if not shutil.which(name, path=_path())]
             if lacking:
-                problems.append(
-                    f"{package.name} {package.version} has to be compiled on a node, no wheel of it is in {self.node.built} or in the bundle, and "
-                    f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not there (looked on PATH and in {', '.join(_cuda_folders())}). "
-                    f"Install it on a node that has {'it' if len(lacking) == 1 else 'them'} and run the playbook rlinf.offline.collect, which brings "
-                    f"the wheel into the bundle for every other node; or install the CUDA toolkit here; or leave the package out with "
-                    f"rlinf_skip_packages: [{package.name}]."
-                )
+                problems.append(self._remedies(package, lacking))
         if problems:
             raise VenvError("\n".join(problems))
+
+    def _remedies(self, package: Package, lacking: Sequence[str]) -> str:
+        *others, last = (called for _path, called in _places())
+        are, them = ("is", "it") if len(lacking) == 1 else ("are", "them")
+        return (
+            f"{package.name} {package.version} has to be compiled on a node, no wheel of it is in {self.node.built} or in the bundle, and "
+            f"{', '.join(lacking)} {are} not there (looked {', '.join(others)} and {last}). Install it on a node that has {them} and run the "
+            f"playbook rlinf.offline.collect, which brings the wheel into the bundle for every other node; or install the CUDA toolkit here; "
+            f"or leave the package out with rlinf_skip_packages: [{package.name}]."
+        )
 
     def _recipe(self, package: Package) -> Recipe:
         return self.lock.recipes.get(package.name, Recipe())
@@ -120,8 +124,7 @@ class Builder:
         return place
 
     def _variables(self, package: Package, environment: Path) -> Mapping[str, str]:
-        compiler = shutil.which("nvcc", path=_path())
-        home = os.environ.get("CUDA_HOME") or (str(Path(compiler).parent.parent) if compiler else "")
+        home = os.environ.get("CUDA_HOME")
         return {
             "VIRTUAL_ENV": os.fspath(environment),
             "PATH": f"{environment / 'bin'}:{_path()}",
@@ -132,14 +135,19 @@ class Builder:
         }
 
 
-def _cuda_folders() -> list[str]:
+def _places() -> list[tuple[str, str]]:
+    """Return where programs are looked for, and how a message calls it: PATH alone rarely has the CUDA toolkit where no one logs in."""
     home = os.environ.get("CUDA_HOME")
-    return [*([f"{home}/bin"] if home else []), f"{CUDA}/bin"]
+    toolkit = str(CUDA / "bin")
+    return [
+        *([(f"{home}/bin", f"in {home}/bin")] if home else []),
+        (os.environ.get("PATH", os.defpath), "on PATH"),
+        (toolkit, f"in {toolkit}"),
+    ]
 
 
 def _path() -> str:
-    """Return where programs are looked for: PATH, and the CUDA toolkit, which is rarely on it where no one logs in."""
-    return ":".join([os.environ.get("PATH", os.defpath), *_cuda_folders()])
+    return ":".join(path for path, _called in _places())
 
 
 def misnamed(wheel: Path, package: Package) -> str:
