@@ -15,7 +15,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -56,6 +56,7 @@ class Gatherer:
 
     :param uv: with the same cut-off and index as the resolution had.
     :param python: the interpreter that builds, of the minor version *minor*.
+    :param preferred: the digest of the file to take of a package, if it is offered.
     """
 
     bundle: Bundle
@@ -66,6 +67,7 @@ class Gatherer:
     fetcher: Fetcher
     scratch: Path
     progress: Callable[[str], None]
+    preferred: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def builder(self) -> str:
@@ -122,6 +124,10 @@ class Gatherer:
 
     def _choose(self, package: Mapping[str, Any], tags: list[Any]) -> Package:
         wheels, sdist = _pylock.offered(package)
+        preferred = self.preferred.get(package["name"])
+        if sdist and sdist.sha256 == preferred:
+            wheels = []
+        wheels = [wheel for wheel in wheels if wheel.sha256 == preferred] or wheels
         best = _wheel.best_wheel((wheel.filename for wheel in wheels), tags)
         file = next((wheel for wheel in wheels if wheel.filename == best), None)
         name, version = package["name"], package["version"]
@@ -265,8 +271,9 @@ class Gatherer:
         self.progress(f"building {package.name}")
         output = self.scratch / "built" / package.name
         remove(output)
-        # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH
+        # the same source gives the same bytes: zip entries are dated by SOURCE_DATE_EPOCH, and debug information would name the scratch space
         env = {"SOURCE_DATE_EPOCH": str(max(content.newest, _YEAR_1980)), "UV_NO_CONFIG": "1", "PYTHONHASHSEED": "0"}
+        env |= {"CFLAGS": "-g0", "CXXFLAGS": "-g0"}
         arguments: list[str | Path] = ["build", "--wheel", "--quiet", "--python", self.python, "--out-dir", output, source]
         self.uv.run(arguments, what=f"building {package.name} from {source.name}", env=env, cwd=self.scratch)
         wheel = next(output.glob("*.whl"))

@@ -87,7 +87,7 @@ class Session:
         if fitting is None:
             lack = "no pins of it ship with the collection"
             if misfits:
-                lack = f"the pins of it that ship with the collection are of something else ({misfits[0]} is another)"
+                lack = f"the pins of it that ship with the collection are of another state of {misfits[0]}"
             raise LockError(
                 f"target {self.target.name}: the index {redact(index)} does not say when files were uploaded (PEP 700), so that what there was at the "
                 f"cut-off {self.cut_off} cannot be told, and {lack}. Set rlinf_index_url to an index that does, PyPI's own does; or give the "
@@ -260,6 +260,7 @@ class Session:
             self.locker.fetcher,
             self.root / "gather",
             self.locker.progress,
+            self.pins.sha256 if self.pins else {},
         )
 
     def close(self) -> None:

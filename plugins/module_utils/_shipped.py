@@ -4,6 +4,7 @@
 """Pins that ship with the collection: what the documented targets resolved to, for indexes that cannot say what there was at a cut-off.
 
 A package may have another version after each step, so the pins are kept by step. Only what an index serves is among them, no commits.
+Files are known by their digests, since a package may get more of them, at the same version, later.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ class Shipped:
     """The pins of one target, and what they are the pins of.
 
     :param definition: the digest of the target's entry (:func:`_definition.definition`).
-    :param files: the digest of the project's requirement files (:func:`files_digest`).
+    :param project: the digest of the project's requirement files (:func:`files_digest`).
     :param steps: label and changes of each step in order: package -> version; empty where it is gone, or no longer from an index.
+    :param sha256: the file of each package that was taken in the end, a wheel or an sdist: package -> digest.
     :param build: the newest version, at the cut-off, of each package that builds may take: package -> version.
     """
 
     definition: str
-    files: str
+    project: str
     python: str
     platform: str
     torch_backend: str
     cut_off: str | None
     steps: tuple[tuple[str, Mapping[str, str]], ...]
+    sha256: Mapping[str, str]
     build: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -41,7 +44,10 @@ class Shipped:
         """Return the pins of a target's ``lock.json``."""
         steps = tuple((step["name"], {name: _version(pin) for name, pin in step["pins"].items()}) for step in lock["steps"])
         known = {key: lock[key] for key in ("definition", "python", "platform", "torch_backend", "cut_off")}
-        return cls(**known, files=files_digest(lock["files"]), steps=steps, build=build or {})
+        # of an overlay, the package that it was made of
+        served = {item["name"]: item["source"].get("package", item)["source"] for item in lock["packages"]}
+        sha256 = {name: source["sha256"] for name, source in served.items() if "sha256" in source}
+        return cls(**known, project=files_digest(lock["files"]), steps=steps, sha256=sha256, build=build or {})
 
     @classmethod
     def read(cls, path: Path) -> Shipped:
@@ -81,11 +87,11 @@ class Shipped:
         """What holds for every build: nothing newer than there was at the cut-off."""
         return tuple(f"{name}<={version}" for name, version in sorted(self.build.items()))
 
-    def mismatch(self, definition: str, files: str, platform: str, torch_backend: str) -> str:
+    def mismatch(self, definition: str, project: str, platform: str, torch_backend: str) -> str:
         """Say in which way these pins are of something else; empty if they are not."""
         differing = {
             "the target's entry": self.definition != definition,
-            "the project's requirement files": self.files != files,
+            "the project's requirement files": self.project != project,
             "rlinf_platform": self.platform != platform,
             "rlinf_torch_backend": self.torch_backend != torch_backend,
         }
