@@ -8,8 +8,9 @@ Edits and added files go, and are named before. Commits are never lost: those th
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, perform
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, TargetError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, PatchError, TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
+from ansible_collections.rlinf.offline.plugins.module_utils._journal import RESTORED, Journal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._worktrees import NOTE, OWN, SCRIPTED, named, read_note
 
@@ -49,6 +51,7 @@ class Loss:
     """What resetting a working copy of ours does.
 
     :ivar edited: the files that git knows and that were changed, relative to it.
+    :ivar patched: those that only patching has changed, which restoring gives back too.
     :ivar added: those that it does not know and does not ignore.
     :ivar strays: the commits that get a branch; of submodules too.
     :ivar ahead: how many commits are on branches of its own, which stay as they are.
@@ -59,6 +62,7 @@ class Loss:
     commit: str
     head: str
     edited: tuple[str, ...]
+    patched: tuple[str, ...]
     added: tuple[str, ...]
     strays: tuple[Stray, ...]
     ahead: int
@@ -66,12 +70,13 @@ class Loss:
 
     @property
     def nothing(self) -> bool:
-        return not self.edited and not self.added and self.head == self.commit
+        return not self.edited and not self.patched and not self.added and self.head == self.commit
 
     @property
     def text(self) -> str:
         """What goes and what stays, the first names of each."""
-        said = [f"{len(paths)} {what} ({named(paths)})" for paths, what in ((self.edited, "edited"), (self.added, "added")) if paths]
+        kinds = ((self.edited, "edited"), (self.patched, "patched"), (self.added, "added"))
+        said = [f"{len(paths)} {what} ({named(paths)})" for paths, what in kinds if paths]
         said += [str(stray) for stray in self.strays]
         if self.head != self.commit:
             said.append(f"HEAD at {self.head[:12]}")
@@ -82,7 +87,7 @@ class Loss:
     @property
     def files(self) -> str:
         """Every file that goes."""
-        return "; ".join([*self.edited, *(f"{path} (added)" for path in self.added)]) or self.text
+        return "; ".join([*self.edited, *self.patched, *(f"{path} (added)" for path in self.added)]) or self.text
 
 
 def _commits(number: int) -> str:
@@ -97,7 +102,8 @@ def reset_all(node: Node, bundle: Bundle, *, check: bool = False) -> tuple[list[
     :param check: only say what would go.
     :raises TargetError: some could not be put back; each is named.
     """
-    actions = [*_unfinished(node), *(_planned(place, bundle) for place in made_here(node))]
+    patched = _patched(node)
+    actions = [*_unfinished(node), *(_planned(place, bundle, patched) for place in made_here(node))]
     results: list[dict[str, Any]] = []
     problems = []
     for action in actions:
@@ -127,17 +133,27 @@ def _unfinished(node: Node) -> Iterator[Action]:
             yield Action("left over", path.name, path, "removed", "of a run that was cut off", partial(remove, path), before="there")
 
 
-def _planned(place: Path, bundle: Bundle) -> Action:
+def _patched(node: Node) -> frozenset[Path]:
+    """Return the files that are patched at the moment, and that nobody has edited since."""
+    # who restores is told of a damaged journal; whoever resets only sees more edited files
+    with contextlib.suppress(PatchError):
+        outcomes = [outcome for journal in Journal.every(node.state) for outcome in journal.restore(write=False)]
+        return frozenset(outcome.entry.path for outcome in outcomes if outcome.state == RESTORED)
+    return frozenset()
+
+
+def _planned(place: Path, bundle: Bundle, patched: Collection[Path]) -> Action:
     """Return what resetting a working copy of ours does."""
-    lost = loss(place)
+    lost = loss(place, patched)
     apply = None if lost.nothing else partial(reset, lost, bundle)
     warning = f"{place}: {lost.text}" if apply else ""
     return Action("worktree", place.name, place, "clean", lost.text, apply, before=lost.files, after="clean", warning=warning)
 
 
-def loss(place: Path) -> Loss:
+def loss(place: Path, patched: Collection[Path] = ()) -> Loss:
     """Return what resetting the working copy at *place*, which is ours, does.
 
+    :param patched: files, wherever they are, that only patching has changed.
     :raises GitError: git cannot read it.
     """
     note, about = read_note(place) or {}, f"working copy {place}"
@@ -151,7 +167,8 @@ def loss(place: Path) -> Loss:
         place=place,
         commit=note.get("moving", note["commit"]),
         head=state.commit,
-        edited=state.edited,
+        edited=tuple(path for path in state.edited if place.resolve() / path not in patched),
+        patched=tuple(path for path in state.edited if place.resolve() / path in patched),
         added=added,
         strays=tuple(strays),
         ahead=int(ahead),
