@@ -15,7 +15,8 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated
-from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._installed import site_packages
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
@@ -95,6 +96,10 @@ class Stage:
         )
         if edited:
             _worktrees.end_script(edited)
+        # one that finds a package there already may leave out what it does after installing it
+        for pattern in script.removes:
+            for path in sorted(site_packages(self.environment).glob(pattern)):
+                remove(path)
 
     def _provide(self) -> None:
         """Make the programs and the settings: uv, and a pip for environments that have none, since that of the system would change the system."""

@@ -71,10 +71,10 @@ if [ "$OMNIGIBSON" = true ]; then
         done
         $PIP install "${wheels[@]}"
         rm -rf "$folder"
+        # an old copy, which is in the way of the one that is installed
+        isaac=$(python -c "import isaacsim, os; print(os.environ['ISAAC_PATH'])")
+        find "$isaac/extscache" -type d -name websockets -path "*/pip_prebundle/*" -exec rm -rf {} + || true
     fi
-    # an old copy, which is in the way of the one that is installed
-    isaac=$(python -c "import isaacsim, os; print(os.environ['ISAAC_PATH'])")
-    find "$isaac/extscache" -type d -name websockets -path "*/pip_prebundle/*" -exec rm -rf {} + || true
     pip install --force-reinstall cffi==1.17.1
 fi
 

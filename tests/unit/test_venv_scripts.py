@@ -84,6 +84,14 @@ echo written > notes.txt""",
     assert site(lock, check=True, **arguments)["reason"] == "other scripts"
 
 
+def test_what_a_script_deletes_is_gone_although_it_skips_that(site: Site, tmp_path: Path) -> None:
+    """Upstream's deletes it only after it has installed the package, which is there already."""
+    lock = site.lock(build_wheel(site.index, "beta", "1.0", modules={"beta/__init__.py": "", "beta/a/prebundle/websockets/x.py": ""}))
+    assert site(lock, scripts=[script(tmp_path / "src", "python -c 'import beta'", removes=GONE)])["changed"]
+    assert [path.name for path in site.link.glob("lib/*/site-packages/beta/a/prebundle/*")] == []
+    assert site(lock, state="verified")["verified"] == 1
+
+
 def test_pip_is_served_where_the_environment_has_none(site: Site, tmp_path: Path) -> None:
     """The pip of the system would change the system."""
     lock = site.lock(build_wheel(site.index, "alpha", "1.0"))
