@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +21,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvE
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter
 
-_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_")
-# how wheels that link against torch name what they were built with: 2.7.4.post1+cu12torch2.6cxx11abiFALSE
-_BUILT_WITH = re.compile(r"cu(?P<cuda>\d\d)\d*torch(?P<torch>\d+\.\d+)")
-_CUDA_PACKAGE = re.compile(r"nvidia-.+-cu(\d+)\Z")
 # what decides how an editable is built and what it offers besides its modules
 _BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 
@@ -253,7 +249,15 @@ def judge(lock: EffectiveLock, interpreter: Interpreter, elsewhere: Sequence[Pat
         )
     wheels = [package for package in lock.files if package.kind != "sdist"]
     tags = fitting_tags(interpreter)
-    problems = [text for text in (_misfit(package, tags, interpreter, elsewhere) or _misbuilt(package, lock) for package in wheels) if text]
+    others = [path.name for folder in elsewhere for path in folder.glob("*.whl")]
+    cuda = cuda_majors((package.name, package.version) for package in lock.packages)
+    node = f"CPython {'.'.join(map(str, interpreter.minor))} on {tags[0].platform}"
+    problems = []
+    for package in wheels:
+        if misfit := unfit(package.path.name, package.name, tags, others):
+            problems.append(f"{package.path.name} does not fit {node}: it is {misfit.why}. {misfit.remedy}.")
+        elif wrong := misbuilt(package.name, package.version, lock.torch, cuda):
+            problems.append(f"{package.path.name} was {wrong.why}. {wrong.remedy}.")
     if problems:
         raise VenvError("\n".join(problems))
 
@@ -264,47 +268,3 @@ def fitting_tags(interpreter: Interpreter) -> list[Tag]:
     platforms = list(platform_tags())
     abis = [name + ("t" if interpreter.free_threaded else "")]
     return [*cpython_tags(interpreter.minor, abis, platforms), *compatible_tags(interpreter.minor, name, platforms)]
-
-
-def _misfit(package: Package, tags: list[Tag], interpreter: Interpreter, elsewhere: Sequence[Path]) -> str | None:
-    """Say why a wheel does not fit, and which one would; None if it does."""
-    own = parse_wheel_filename(package.path.name)[3]
-    if own & set(tags):
-        return None
-    platforms = {tag.platform for tag in tags}
-    best = next(iter(tags))
-    newest = max((tuple(map(int, found.groups())) for tag in tags if (found := _MANYLINUX.match(tag.platform))), default=None)
-    node = f"CPython {'.'.join(map(str, interpreter.minor))} on {best.platform}"
-    if {tag.platform for tag in own} & platforms:
-        why = f"it is for {' or '.join(sorted({f'{tag.interpreter}-{tag.abi}' for tag in own}))}"
-    else:
-        why = f"it is for {' or '.join(sorted({tag.platform for tag in own}))}" + (
-            f", and this node has glibc {newest[0]}.{newest[1]}" if newest else ""
-        )
-    fitting = sorted(path.name for folder in elsewhere for path in folder.glob("*.whl") if _is_of(path.name, package.name, set(tags)))
-    remedy = f"{fitting[-1]} would fit: lock the target for this Python and platform" if fitting else f"One for {best} or older would fit"
-    return f"{package.path.name} does not fit {node}: {why}. {remedy}."
-
-
-def _is_of(filename: str, name: str, tags: set[Tag]) -> bool:
-    try:
-        found, _version, _build, own = parse_wheel_filename(filename)
-    except InvalidWheelFilename:
-        return False
-    return found == name and bool(own & tags)
-
-
-def _misbuilt(package: Package, lock: EffectiveLock) -> str | None:
-    """Say when a wheel was built for another torch or CUDA major than the lock's own; None if it says nothing or agrees."""
-    built, torch = _BUILT_WITH.search(package.version or ""), lock.torch
-    if not built or not torch:
-        return None
-    cuda = {found[1] for other in lock.packages if (found := _CUDA_PACKAGE.match(other.name))}
-    have = f"torch {torch}" + (f" with CUDA {'/'.join(sorted(cuda))}" if cuda else "")
-    if Version(torch).release[:2] == Version(built["torch"]).release[:2] and (not cuda or built["cuda"] in cuda):
-        return None
-    wanted = f"cu{'/'.join(sorted(cuda)) or built['cuda']}torch{'.'.join(map(str, Version(torch).release[:2]))}"
-    return (
-        f"{package.path.name} was built for torch {built['torch']} and CUDA {built['cuda']}, the lock holds {have}. "
-        f"A wheel of {package.name} with {wanted} in its version would fit."
-    )
