@@ -17,6 +17,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from packaging.utils import canonicalize_name
 
@@ -104,7 +105,7 @@ def _entry(name: str, attributes: int) -> zipfile.ZipInfo:
 class _Digesting:
     """A file that remembers digest and length of what is read from it."""
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
 
     def read(self, size: int = -1) -> bytes:
@@ -119,7 +120,7 @@ def _copy(archive: zipfile.ZipFile, name: str, source: zipfile.ZipFile, member: 
     entry = _entry(name, member.external_attr)
     entry.file_size = member.file_size
     with source.open(member) as reading, archive.open(entry, "w") as writing:
-        digesting = _Digesting(reading)  # type: ignore[arg-type]
+        digesting = _Digesting(reading)
         shutil.copyfileobj(digesting, writing, 1 << 20)
     digest = base64.urlsafe_b64encode(digesting.digest.digest()).rstrip(b"=").decode()
     return name, f"sha256={digest}", str(digesting.size)
