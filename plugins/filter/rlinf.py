@@ -125,11 +125,18 @@ def rlinf_misfits(
     targets: Sequence[str],
     python: str | Mapping[str, str] = "",
     remote: bool = True,
+    skip: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """Return why a node cannot take its targets out of the bundle at *bundle_dir* on this machine."""
     parsed = Catalog.parse(catalog)
     selected = parsed.select(targets)
-    return _fit.rows(_fit.misfits(node, _fit.offer(Path(bundle_dir), selected, parsed), selected, python, remote=remote))
+    offer = _fit.offer(Path(bundle_dir), selected, parsed)
+    return _fit.rows(_fit.misfits(node, offer, selected, python, remote=remote, skip=skip))
+
+
+def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
+    """Return what the user has to accept for these targets: variable to text."""
+    return {variable: text for target in _select(catalog, targets) for variable, text in target.licences.items()}
 
 
 def rlinf_misfit_table(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
@@ -172,6 +179,7 @@ class FilterModule:
             rlinf_pythons,
             rlinf_local_prefix,
             rlinf_misfits,
+            rlinf_licences,
             rlinf_misfit_table,
             rlinf_states,
             rlinf_branches,

@@ -1,25 +1,31 @@
 # Copyright (c) The rlinf.offline authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a node can take what a bundle holds, judged before anything changes. Standard library only."""
+"""Whether nodes can take what a bundle holds, judged on the bastion before anything changes."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._tags import Misfit as WheelMisfit
+from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
+from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, supported_tags
 
-OLDEST_DRIVER = "525.60.13"
-"""NVIDIA's minor version compatibility: this driver, or a newer one, runs every build for CUDA 12."""
+OLDEST_DRIVERS = {"11": "450.80.02", "12": "525.60.13", "13": "580.65.06"}
+"""NVIDIA's minor version compatibility: this driver, or a newer one, runs every build for this major version of CUDA."""
 UNPACKED = 3.2
 """Bytes on disk, uv's cache and the environment together, for a byte of wheels (13 GB for 4.2 GB of openvla)."""
 FILES_PER_PACKAGE = 800
@@ -39,25 +45,54 @@ class Misfit:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A wheel of a lock: the normalized name of its package, its version and file name."""
+
+    package: str
+    version: str
+    filename: str
+
+
+@dataclass(frozen=True)
 class Need:
-    """What one target asks of a node: machine and glibc out of its lock, the bytes and number of its packages."""
+    """What one target asks of a node, out of its lock.
+
+    :param glibc: what the lock was made for.
+    :param bytes: of its packages; *assets*: bytes of its assets.
+    :param sources: what is compiled on a node, the bundle having no wheel of it: name -> programs that this takes.
+    :param digests: name -> sha256 of those sources.
+    """
 
     target: str
     machine: str
     glibc: str
     bytes: int
     packages: int
+    python: str = ""
+    assets: int = 0
+    wheels: tuple[Wheel, ...] = ()
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cuda(self) -> set[str]:
+        """The major versions of CUDA that it is built for."""
+        return cuda_majors((wheel.package, wheel.version) for wheel in self.wheels)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the bundle on the bastion holds for a node; *problems* say what it lacks, *digest* is None where there is no bundle."""
+    """What the bundle on the bastion holds for a node; *problems* say what it lacks, *digest* is None where there is no bundle.
+
+    :param wheels: the file names of all wheels in it, among which another may fit.
+    """
 
     digest: str | None = None
     bytes: int = 0
     files: int = 0
     needs: tuple[Need, ...] = ()
-    problems: tuple[Misfit, ...] = field(default=())
+    problems: tuple[Misfit, ...] = ()
+    wheels: tuple[str, ...] = ()
 
 
 def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
@@ -75,14 +110,11 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
         for name, lock in locks.items()
         if lock is None
     ]
-    files = manifest["files"].values()
-    return Offer(
-        manifest_digest(bundle),
-        sum(entry.get("size", 0) for entry in files),
-        len(files),
-        tuple(_need(name, lock) for name, lock in locks.items() if lock),
-        tuple(problems),
-    )
+    files = manifest["files"]
+    wheels = tuple(path.rpartition("/")[2] for path in files if path.endswith(".whl"))
+    needs = tuple(_need(target, lock, catalog, files) for target in targets if (lock := locks[target.name]))
+    size = sum(entry.get("size", 0) for entry in files.values())
+    return Offer(manifest_digest(bundle), size, len(files), needs, tuple(problems), wheels)
 
 
 def _lock(bundle: Bundle, manifest: Mapping[str, Any], target: Target, catalog: Catalog) -> dict[str, Any] | None:
@@ -94,11 +126,32 @@ def _lock(bundle: Bundle, manifest: Mapping[str, Any], target: Target, catalog: 
     return dict(read_json(path, BundleError)) if path.is_file() else None
 
 
-def _need(target: str, lock: Mapping[str, Any]) -> Need:
-    found = _PLATFORM.match(lock["platform"])
-    machine, glibc = (found["machine"], found["glibc"].replace("_", ".")) if found else ("", "0")
+def _need(target: Target, lock: Mapping[str, Any], catalog: Catalog, files: Mapping[str, Any]) -> Need:
+    platform = _PLATFORM.match(lock["platform"])
+    machine, glibc = (platform["machine"], platform["glibc"].replace("_", ".")) if platform else ("", "0")
     packages = lock.get("packages", [])
-    return Need(target, machine, glibc, sum(package["size"] for package in packages), len(packages))
+    wheels = [
+        Wheel(package["name"], package["version"] or "", package["path"].rpartition("/")[2])
+        for package in packages
+        if package["path"].endswith(".whl")
+    ]
+    # a source that some node has built already needs no compiler any more
+    sources = {package["name"]: package["sha256"] for package in packages if package["kind"] == "source"}
+    unbuilt = {name: digest for name, digest in sources.items() if not any(f"wheelhouse/built/{digest}/" in path for path in files)}
+    recipes = lock.get("build_on_node", {})
+    dests = [catalog.assets[name].dest for name in target.assets]
+    return Need(
+        target.name,
+        machine,
+        glibc,
+        sum(package["size"] for package in packages),
+        len(packages),
+        lock["python"],
+        sum(entry.get("size", 0) for path, entry in files.items() if any(f"{path}/".startswith(f"assets/{dest}/") for dest in dests)),
+        tuple(wheels),
+        {name: tuple(recipes.get(name, {}).get("needs", ())) for name in unbuilt},
+        unbuilt,
+    )
 
 
 def version_key(text: str) -> tuple[int, ...]:
@@ -124,7 +177,13 @@ def interpreters(node: Mapping[str, Any], wanted: str) -> list[str]:
 
 
 def misfits(
-    node: Mapping[str, Any], bundle: Offer, targets: Sequence[Target], python: str | Mapping[str, str], *, remote: bool
+    node: Mapping[str, Any],
+    bundle: Offer,
+    targets: Sequence[Target],
+    python: str | Mapping[str, str],
+    *,
+    remote: bool,
+    skip: Collection[str] = (),
 ) -> list[Misfit]:
     """Return everything that keeps a node from taking its targets out of a bundle.
 
@@ -132,13 +191,16 @@ def misfits(
     :param bundle: what the bastion's bundle holds for these targets.
     :param python: ``rlinf_python`` of the node.
     :param remote: whether the bundle has to be brought there over a connection.
+    :param skip: packages that the node does without (``rlinf_skip_packages``).
     """
     return [
         *bundle.problems,
         *_bundle(node, bundle),
         *_system(node, bundle.needs),
         *_pythons(node, targets, python),
-        *_driver(node["gpus"]),
+        *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, frozenset(map(canonicalize_name, skip)))),
+        *_driver(node["gpus"], bundle.needs),
+        *_compilers(node, bundle.needs, frozenset(map(canonicalize_name, skip))),
         *_tools(node["tools"], remote and bundle.digest is not None),
         *_room(node, bundle),
     ]
@@ -180,10 +242,63 @@ def _pythons(node: Mapping[str, Any], targets: Iterable[Target], setting: str | 
             )
 
 
-def _driver(gpus: Mapping[str, Any]) -> Iterator[Misfit]:
+def _wheels(node: Mapping[str, Any], need: Need, others: Sequence[str], skip: Collection[str]) -> Iterator[Misfit]:
+    """Compare every wheel of a target with the node; wheels that fail alike share a row."""
+    if (
+        not need.wheels
+        or node["glibc"] is None
+        or version_key(node["glibc"]) < version_key(need.glibc)
+        or node["architecture"] != need.machine
+    ):
+        return  # said already, and every compiled wheel would say it again
+    minor = ".".join(need.python.split(".")[:2])
+    rows: dict[WheelMisfit, list[str]] = {}
+    for wheel, misfit in _unfit(need.wheels, minor, need.machine, version_key(node["glibc"])[:2], tuple(others)):
+        if wheel.package not in skip:
+            rows.setdefault(misfit, []).append(wheel.filename)
+    for misfit, names in rows.items():
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        yield Misfit(f"wheel for {need.target}", f"{names[0]}{more}: {misfit.why}", f"{misfit.remedy}.")
+
+
+@functools.lru_cache(maxsize=256)
+def _unfit(
+    wheels: tuple[Wheel, ...], minor: str, machine: str, glibc: tuple[int, ...], others: tuple[str, ...]
+) -> tuple[tuple[Wheel, WheelMisfit], ...]:
+    """Return the wheels that do not fit a kind of node; a fleet has few kinds, and a lock hundreds of wheels."""
+    tags = supported_tags(minor, Platform(machine, (glibc[0], glibc[1])))
+    torch = next((wheel.version for wheel in wheels if wheel.package == "torch"), None)
+    cuda = cuda_majors((wheel.package, wheel.version) for wheel in wheels)
+    found = (
+        (wheel, unfit(wheel.filename, wheel.package, tags, others) or misbuilt(wheel.package, wheel.version, torch, cuda))
+        for wheel in wheels
+    )
+    return tuple((wheel, misfit) for wheel, misfit in found if misfit)
+
+
+def _driver(gpus: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
+    """Compare the driver with the builds; which CUDA toolkit a node has does not matter to them."""
     driver = gpus.get("driver")
-    if gpus.get("devices") and driver and version_key(driver) < version_key(OLDEST_DRIVER):
-        yield Misfit("NVIDIA driver", driver, f"Builds for CUDA 12 need {OLDEST_DRIVER} or newer.")
+    if not gpus.get("devices") or not driver:
+        return
+    for major in sorted({major for need in needs for major in need.cuda}):
+        oldest = OLDEST_DRIVERS.get(major)
+        if oldest and version_key(driver) < version_key(oldest):
+            yield Misfit("NVIDIA driver", driver, f"Builds for CUDA {major} need {oldest} or newer.")
+
+
+def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[str]) -> Iterator[Misfit]:
+    """Name the programs that a node lacks for what is compiled there, unless it has compiled that before."""
+    for need in needs:
+        for name, programs in need.sources.items():
+            missing = [program for program in programs if not node["tools"].get(program)]
+            if name in skip or not missing or need.digests[name] in node.get("built", ()):
+                continue
+            yield Misfit(
+                f"{name} for {need.target}",
+                f"is compiled on a node, which takes {', '.join(missing)}",
+                f"Install on a node that has it and run rlinf.offline.collect; or install the CUDA toolkit; or set rlinf_skip_packages: [{name}].",
+            )
 
 
 def _tools(tools: Mapping[str, Any], remote: bool) -> Iterator[Misfit]:
@@ -196,7 +311,8 @@ def _room(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
     """Compare the room on the node's file systems with what comes; what is there already needs none."""
     paths = node["paths"]
     unpacked = [need for need in bundle.needs if need.target not in node["environments"] or node["bundle"]["digest"] != bundle.digest]
-    wanted = {"prefix": (int(sum(need.bytes for need in unpacked) * UNPACKED), sum(need.packages for need in unpacked) * FILES_PER_PACKAGE)}
+    size = int(sum(need.bytes for need in unpacked) * UNPACKED) + sum(need.assets for need in unpacked)
+    wanted = {"prefix": (size, sum(need.packages for need in unpacked) * FILES_PER_PACKAGE)}
     if not node["bundle"]["sealed"]:
         wanted["bundle"] = (bundle.bytes, bundle.files)
     if len(wanted) == 2 and paths["bundle"]["device"] == paths["prefix"]["device"]:

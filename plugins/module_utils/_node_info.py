@@ -37,6 +37,7 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "ssh": ("ssh", "-V"),
     "tar": ("tar", "--version"),
     "nvcc": ("nvcc", "--version"),
+    "g++": ("g++", "--version"),
 }
 # beside PATH, which is short where nobody logs in
 _TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
@@ -51,7 +52,7 @@ _ABOUT_PYTHON = (
 _BUNDLE = ("present", "sealed", "digest", "serial", "verified", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
-_GPU_FIELDS = ("index", "name", "memory.total", "driver_version")
+_GPU_FIELDS = ("index", "name", "memory.total", "driver_version", "compute_cap")
 
 
 def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], patience: float = PATIENCE) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
         "environments": environments(node),
+        "built": sorted(path.name for path in node.built.glob("*") if any(path.glob("*.whl"))),
         "journals": sorted(path.parent.name for path in node.journals.glob("*/journal.json")),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
@@ -301,10 +303,19 @@ def gpus(patience: float = PATIENCE) -> dict[str, Any]:
     path = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
     if path is None:
         return {**nothing, "problem": "nvidia-smi is not there: no NVIDIA driver"}
-    query = [path, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+
+    def devices() -> str:
+        # drivers older than 495 do not know the last field, and refuse all for it
+        for fields in (_GPU_FIELDS, _GPU_FIELDS[:-1]):
+            query = [path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+            done = run(query, what="asking nvidia-smi for the GPUs", timeout=patience, check=fields != _GPU_FIELDS)
+            if not done.status:
+                break
+        return done.stdout
+
     answers = ask_all(
         {
-            "devices": lambda: run(query, what="asking nvidia-smi for the GPUs", timeout=patience).stdout,
+            "devices": devices,
             # only the table that people read names the newest CUDA
             "table": lambda: run([path], what="asking nvidia-smi for the driver", timeout=patience).stdout,
         },
@@ -318,9 +329,17 @@ def gpus(patience: float = PATIENCE) -> dict[str, Any]:
 
 
 def read_gpus(text: str) -> dict[str, Any]:
-    """Return the devices (``memory`` in MiB) and the driver's version out of nvidia-smi's CSV."""
-    rows = [[field.strip() for field in row] for row in csv.reader(text.splitlines()) if len(row) == len(_GPU_FIELDS)]
+    """Return the devices (``memory`` in MiB, ``compute`` the compute capability) and the driver's version out of nvidia-smi's CSV."""
+    rows = [
+        [field.strip() for field in row] for row in csv.reader(text.splitlines()) if len(row) in (len(_GPU_FIELDS), len(_GPU_FIELDS) - 1)
+    ]
     devices = [
-        {"index": int(index), "name": name, "memory": int(memory) if memory.isdigit() else None} for index, name, memory, _driver in rows
+        {
+            "index": int(row[0]) if row[0].isdigit() else None,
+            "name": row[1],
+            "memory": int(row[2]) if row[2].isdigit() else None,
+            "compute": row[4] if len(row) > 4 else None,
+        }
+        for row in rows
     ]
     return {"devices": devices, "driver": rows[0][3] if rows else None}

@@ -17,8 +17,8 @@ _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_")
 # how wheels that link against torch name what they were built with: 2.7.4.post1+cu12torch2.6cxx11abiFALSE
 _BUILT_WITH = re.compile(r"cu(?P<cuda>\d\d)\d*torch(?P<torch>\d+\.\d+)")
 _CUDA_PACKAGE = re.compile(r"nvidia-.+-cu(\d+)\Z")
-# the major version of CUDA that a build names: 2.6.0+cu124, 2.7.4.post1+cu12torch2.6
-_CUDA_BUILD = re.compile(r"\+(?:.*\.)?cu(\d\d)")
+# the major version of CUDA that a build names: 2.6.0+cu124
+_CUDA_BUILD = re.compile(r"\+cu(\d\d)\d*\Z")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def misbuilt(name: str, version: str | None, torch: str | None, cuda: Collection
 
 
 def cuda_majors(packages: Iterable[tuple[str, str | None]]) -> set[str]:
-    """Return the major versions of CUDA that packages, as name and version, are built for."""
+    """Return the major versions of CUDA that packages, as name and version, bring along or are builds of."""
     found = set()
     for name, version in packages:
         if match := _CUDA_PACKAGE.match(name) or _CUDA_BUILD.search(version or ""):

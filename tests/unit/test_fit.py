@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
-from ansible_collections.rlinf.offline.plugins.module_utils._fit import Need, Offer, misfits, offer, table
+from ansible_collections.rlinf.offline.plugins.module_utils._fit import Need, Offer, Wheel, misfits, offer, table
 
 CATALOG = Catalog.parse(
     {
@@ -22,7 +23,10 @@ CATALOG = Catalog.parse(
     }
 )
 TARGET = CATALOG.targets["openvla"]
-OFFER = Offer("d1", bytes=5 * 10**9, files=300, needs=(Need("openvla", "x86_64", "2.31", 4 * 10**9, 278),))
+TORCH = Wheel("torch", "2.6.0", "torch-2.6.0-cp311-cp311-manylinux1_x86_64.whl")
+CUBLAS = Wheel("nvidia-cublas-cu12", "12.4.5.8", "nvidia_cublas_cu12-12.4.5.8-py3-none-manylinux2014_x86_64.whl")
+NEED = Need("openvla", "x86_64", "2.31", 4 * 10**9, 278, "3.11", wheels=(TORCH, CUBLAS))
+OFFER = Offer("d1", bytes=5 * 10**9, files=300, needs=(NEED,))
 PLACE = {"path": "/opt", "mount": "/", "device": "8:1", "free_bytes": 10**12, "free_inodes": 10**8, "writable": True, "problem": None}
 NODE: dict[str, Any] = {
     "architecture": "x86_64",
@@ -31,12 +35,15 @@ NODE: dict[str, Any] = {
     "gpus": {"devices": [{"index": 0}], "driver": "535.104.05", "cuda": "12.2", "problem": None},
     "tools": {"git": {"path": "/usr/bin/git"}, "rsync": {"path": "/usr/bin/rsync"}},
     "environments": [],
+    "built": [],
     "bundle": {"present": False, "sealed": False, "digest": None},
     "paths": {"prefix": PLACE, "bundle": PLACE, "home": PLACE},
 }
 
 
-def judged(changes: dict[str, Any] | None = None, bundle: Offer = OFFER, python: Any = "", *, remote: bool = True) -> list[str]:
+def judged(
+    changes: dict[str, Any] | None = None, bundle: Offer = OFFER, python: Any = "", *, remote: bool = True, skip: tuple[str, ...] = ()
+) -> list[str]:
     """Return what does not fit of a node that fits, but for *changes* (dotted keys)."""
     node = copy.deepcopy(NODE)
     for path, value in (changes or {}).items():
@@ -45,7 +52,7 @@ def judged(changes: dict[str, Any] | None = None, bundle: Offer = OFFER, python:
         for folder in folders:
             place = place[folder]
         place[last] = value
-    return [f"{misfit.what}: {misfit.found}" for misfit in misfits(node, bundle, [TARGET], python, remote=remote)]
+    return [f"{misfit.what}: {misfit.found}" for misfit in misfits(node, bundle, [TARGET], python, remote=remote, skip=skip)]
 
 
 def test_a_node_that_fits() -> None:
@@ -113,6 +120,94 @@ def test_a_node_may_have_a_bundle_that_the_bastion_lacks() -> None:
     assert judged({"bundle": {"present": True, "sealed": True, "digest": "d2"}}, bundle=Offer()) == []
 
 
+# -- wheels --------------------------------------------------------------------------------------------------------------------
+
+
+def with_wheels(*wheels: Wheel, others: tuple[str, ...] = (), **changes: Any) -> Offer:
+    """Return the offer with further wheels in the target's lock."""
+    return replace(OFFER, needs=(replace(NEED, wheels=(*NEED.wheels, *wheels), **changes),), wheels=others)
+
+
+def wheel(filename: str) -> Wheel:
+    name, version = filename.split("-")[:2]
+    return Wheel(name.replace("_", "-"), version, filename)
+
+
+FLASH = "flash_attn-2.7.4.post1+cu12torch{torch}cxx11abiFALSE-{tag}-{tag}-linux_x86_64.whl"
+
+
+@pytest.mark.parametrize(
+    ("filename", "others", "found", "remedy"),
+    [
+        # Python and ABI; the wheel that would fit is named
+        (
+            FLASH.format(torch="2.6", tag="cp310"),
+            (FLASH.format(torch="2.6", tag="cp311"),),
+            "for cp310-cp310",
+            f"{FLASH.format(torch='2.6', tag='cp311')} would fit",
+        ),
+        ("x-1-cp311-cp311d-linux_x86_64.whl", (), "for cp311-cp311d", "One for cp311-cp311-manylinux_2_36_x86_64 or older would fit"),
+        # glibc, and another platform
+        ("x-1-cp310-none-manylinux_2_38_x86_64.whl", (), "for manylinux_2_38_x86_64, and this node has glibc 2.36", "One for"),
+        ("x-1-cp311-cp311-musllinux_1_2_x86_64.whl", (), "for musllinux_1_2_x86_64", "One for"),
+        ("x-1-cp311-cp311-manylinux_2_28_aarch64.whl", (), "for manylinux_2_28_aarch64", "One for"),
+        # torch and CUDA
+        (
+            FLASH.format(torch="2.5", tag="cp311"),
+            (),
+            "built for torch 2.5 and CUDA 12, the lock holds torch 2.6.0 with CUDA 12",
+            "cu12torch2.6",
+        ),
+        (
+            "flash_attn-2.7.4+cu11torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl",
+            (),
+            "built for torch 2.6 and CUDA 11, the lock holds torch 2.6.0 with CUDA",
+            "would fit",
+        ),
+    ],
+)
+def test_a_wheel_that_does_not_fit(filename: str, others: tuple[str, ...], found: str, remedy: str) -> None:
+    """Every wheel of the target is compared; the misfit says why, and what would fit."""
+    (row,) = misfits(NODE, with_wheels(wheel(filename), others=others), [TARGET], "", remote=True)
+    assert row.what == "wheel for openvla" and row.found.startswith(f"{filename}: ") and found in row.found and remedy in row.remedy
+
+
+def test_wheels_that_fail_alike_share_a_row() -> None:
+    many = [wheel(f"x{number}-1-cp310-cp310-linux_x86_64.whl") for number in range(300)]
+    assert judged(bundle=with_wheels(*many)) == ["wheel for openvla: x0-1-cp310-cp310-linux_x86_64.whl and 299 more: for cp310-cp310"]
+
+
+def test_a_skipped_package_need_not_fit() -> None:
+    assert judged(bundle=with_wheels(wheel("x-1-cp310-cp310-linux_x86_64.whl")), skip=("X",)) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "driver", "found"),
+    [
+        ("nvidia-cublas-cu12", "525.60.13", []),
+        ("nvidia-cublas-cu12", "525.60.12", ["NVIDIA driver: 525.60.12"]),
+        ("nvidia-cublas-cu11", "450.80.02", []),
+        ("nvidia-cublas-cu13", "535.104.05", ["NVIDIA driver: 535.104.05"]),
+        ("numpy", "440.33.01", []),
+    ],
+)
+def test_the_driver_is_judged_by_the_builds(package: str, driver: str, found: list[str]) -> None:
+    """A driver runs every build of its major version, whichever toolkit the node has."""
+    lock = replace(OFFER, needs=(replace(NEED, wheels=(TORCH, Wheel(package, "1", f"{package.replace('-', '_')}-1-py3-none-any.whl"))),))
+    assert judged({"gpus.driver": driver, "gpus.cuda": "12.1"}, bundle=lock) == found
+
+
+def test_a_compiler_is_needed_only_where_something_is_compiled() -> None:
+    bundle = with_wheels(sources={"transformer-engine-torch": ("nvcc", "g++")}, digests={"transformer-engine-torch": "d" * 64})
+    assert judged({"tools.g++": {"path": "/usr/bin/g++"}}, bundle=bundle) == [
+        "transformer-engine-torch for openvla: is compiled on a node, which takes nvcc"
+    ]
+    both = {"tools.nvcc": {"path": "/usr/local/cuda/bin/nvcc"}, "tools.g++": {"path": "/usr/bin/g++"}}
+    assert judged(both, bundle=bundle) == []
+    assert judged({"built": ["d" * 64]}, bundle=bundle) == []
+    assert judged(bundle=bundle, skip=("transformer_engine_torch",)) == []
+
+
 # -- what the bundle holds -----------------------------------------------------------------------------------------------------------
 
 
@@ -120,24 +215,48 @@ def write_bundle(root: Path) -> Path:
     """Write the manifest and lock of a bundle that holds openvla."""
     folder = root / "targets" / ("a" * 40) / "openvla"
     folder.mkdir(parents=True)
-    packages = [{"name": "torch", "size": 1000}, {"name": "numpy", "size": 500}]
-    (folder / "lock.json").write_text(json.dumps({"platform": "x86_64-manylinux_2_31", "packages": packages}))
+    packages = [
+        {
+            "name": "torch",
+            "version": "2.6.0",
+            "kind": "index",
+            "size": 1000,
+            "sha256": "1" * 64,
+            "path": f"wheelhouse/index/{TORCH.filename}",
+        },
+        {
+            "name": "engine",
+            "version": "2.1",
+            "kind": "source",
+            "size": 500,
+            "sha256": "2" * 64,
+            "path": "wheelhouse/source/2/engine-2.1.tar.gz",
+        },
+        {"name": "built", "version": "1", "kind": "source", "size": 0, "sha256": "3" * 64, "path": "wheelhouse/source/3/built-1.tar.gz"},
+    ]
+    lock = {"python": "3.11", "platform": "x86_64-manylinux_2_31", "packages": packages, "build_on_node": {"engine": {"needs": ["nvcc"]}}}
+    (folder / "lock.json").write_text(json.dumps(lock))
     repositories = {"github.com/RLinf/RLinf.git": {"commit": "a" * 40}}
-    manifest = {"format": 1, "serial": 1, "files": {"one": {"size": 7}, "link": {"link": "one"}}, "repositories": repositories}
+    built = f"wheelhouse/built/{'3' * 64}/built-1-cp311-cp311-linux_x86_64.whl"
+    files = {"one": {"size": 7}, "link": {"link": "one"}, built: {"size": 3}}
+    manifest = {"format": 1, "serial": 1, "files": files, "repositories": repositories}
     (root / "bundle.json").write_text(json.dumps(manifest))
     return root
 
 
 def test_an_offer_is_read_from_manifest_and_lock(tmp_path: Path) -> None:
     found = offer(write_bundle(tmp_path), [TARGET], CATALOG)
-    assert (found.bytes, found.files, found.problems) == (7, 2, ())
-    assert found.needs == (Need("openvla", "x86_64", "2.31", 1500, 2),)
+    assert (found.bytes, found.files, found.problems, found.wheels) == (10, 3, (), ("built-1-cp311-cp311-linux_x86_64.whl",))
+    (need,) = found.needs
+    assert (need.machine, need.glibc, need.bytes, need.packages, need.wheels) == ("x86_64", "2.31", 1500, 3, (TORCH,))
+    # a source that some node has built is no source any more
+    assert need.sources == {"engine": ("nvcc",)} and need.digests == {"engine": "2" * 64}
 
 
 def test_a_bundle_without_the_targets_lock_is_a_misfit(tmp_path: Path) -> None:
     found = offer(write_bundle(tmp_path), [TARGET, CATALOG.targets["openpi"]], CATALOG)
     assert [problem.what for problem in found.problems] == ["target openpi"]
-    assert judged(bundle=found) == [f"target openpi: the bundle {tmp_path} has no lock of it"]
+    assert judged(bundle=found)[0] == f"target openpi: the bundle {tmp_path} has no lock of it"
 
 
 def test_no_bundle_and_a_damaged_one(tmp_path: Path) -> None:

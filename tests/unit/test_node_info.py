@@ -23,7 +23,7 @@ Hash = Callable[..., dict[str, tuple[str, ...]]]
 SHORT = 0.3
 
 TABLE = "| NVIDIA-SMI 535.104.05   Driver Version: 535.104.05   CUDA Version: 12.2     |"
-LIST = "0, NVIDIA A100-SXM4-80GB, 81920, 535.104.05\n1, NVIDIA A100-SXM4-80GB, [N/A], 535.104.05"
+LIST = "0, NVIDIA A100-SXM4-80GB, 81920, 535.104.05, 8.0\n1, NVIDIA A100-SXM4-80GB, [N/A], 535.104.05, 8.0"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_module_changes_nothing_and_says_the_same_in_check_mode(tmp_path: Pa
     assert found["runtime"] == {"python": str(tmp_path / "prefix" / "runtime" / "bin" / "python"), "present": False}
     assert found["architecture"] == os.uname().machine and found["kernel"] == os.uname().release
     assert sys.version.split()[0] in [python["version"] for python in found["pythons"]]
-    assert set(found["tools"]) == {"git", "rsync", "ssh", "tar", "nvcc"} and found["tools"]["git"]["version"]
+    assert set(found["tools"]) == {"git", "rsync", "ssh", "tar", "nvcc", "g++"} and found["tools"]["git"]["version"]
     assert found["paths"]["prefix"]["exists"] and found["paths"]["prefix"]["writable"] and not found["paths"]["bundle"]["exists"]
 
 
@@ -204,6 +204,7 @@ def test_tools_say_their_versions_each_in_its_own_way(node: Path) -> None:
         "nvcc": "12.1",
         "rsync": None,
         "tar": None,
+        "g++": None,
     }
     assert found["tar"] is None and found["git"]["path"] == str(node / "bin" / "git")
 
@@ -215,13 +216,23 @@ def test_gpus(node: Path) -> None:
     nvidia_smi(node)
     assert _node_info.gpus() == {
         "devices": [
-            {"index": 0, "name": "NVIDIA A100-SXM4-80GB", "memory": 81920},
-            {"index": 1, "name": "NVIDIA A100-SXM4-80GB", "memory": None},
+            {"index": 0, "name": "NVIDIA A100-SXM4-80GB", "memory": 81920, "compute": "8.0"},
+            {"index": 1, "name": "NVIDIA A100-SXM4-80GB", "memory": None, "compute": "8.0"},
         ],
         "driver": "535.104.05",
         "cuda": "12.2",
         "problem": None,
     }
+
+
+def test_an_old_driver_that_knows_no_compute_capability(node: Path) -> None:
+    """It refuses the whole question for one field that it does not know."""
+    refusal = "echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2"
+    old = "0, Tesla V100, 16160, 450.80.02"
+    program(node, "nvidia-smi", f'case "$1" in *compute_cap*) {refusal};; --query*) echo "{old}";; *) echo "{TABLE}";; esac')
+    found = _node_info.gpus()
+    assert found["driver"] == "450.80.02" and found["problem"] is None
+    assert found["devices"] == [{"index": 0, "name": "Tesla V100", "memory": 16160, "compute": None}]
 
 
 def test_no_driver_is_a_finding(node: Path) -> None:
