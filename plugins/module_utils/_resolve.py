@@ -374,9 +374,13 @@ def _dependency_metadata(target: Target) -> list[dict[str, Any]]:
 
 
 def write_settings(folder: Path, target: Target) -> None:
-    """Write a ``uv.toml`` with the target's static metadata and nothing else; what runs there has no other settings."""
-    metadata = _dependency_metadata(target)
-    (folder / "uv.toml").write_text(tomlkit.dumps({"dependency-metadata": metadata} if metadata else {}), encoding="utf-8")
+    """Write settings for what runs in *folder*: the target's static metadata and nothing else.
+
+    They are in a ``pyproject.toml`` that is no project's: uv looks for that in all directories above before it reads a ``uv.toml``, and a
+    bundle may lie inside a checkout of the project.
+    """
+    settings = {"managed": False, "dependency-metadata": _dependency_metadata(target)}
+    (folder / "pyproject.toml").write_text(tomlkit.dumps({"tool": {"uv": settings}}), encoding="utf-8")
 
 
 def add_metadata(project: Path, target: Target) -> None:
