@@ -19,10 +19,11 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockE
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
 from ansible_collections.rlinf.offline.plugins.module_utils._session import Session
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
 FORMAT = 1
@@ -45,11 +46,7 @@ class Settings:
     leave_out: frozenset[str] = frozenset()
     pythons: Mapping[str, str] = field(default_factory=dict)
     uv: Path | None = None
-    index_url: str | None = None
-    rewrites: Rewrites = field(default_factory=Rewrites)
-    proxy: str | None = None
-    jobs: int = 8
-    timeout: float = 120
+    network: Network = field(default_factory=Network)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,15 @@ class Result:
     @property
     def json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key not in ("before", "after")}
+
+    @property
+    def diff(self) -> dict[str, str]:
+        """The closure before and after; nothing where it is the same."""
+        if self.before == self.after:
+            return {}
+        header = f"{self.name} (pins)"
+        before, after = ("".join(f"{line}\n" for line in lines) for lines in (self.before, self.after))
+        return {"before_header": header, "after_header": header, "before": before, "after": after}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _remote(package: str, entry: Mapping[str, Any]) -> RemoteFile:
             f"{package}: the index gives a file without {'a URL' if not url else 'a sha256'}. Use an index that serves hashes (PEP 503, 691)."
         )
     filename = entry.get("name") or url.partition("#")[0].rpartition("/")[2]
-    return RemoteFile(unquote(filename), url.partition("#")[0], entry.get("size"), digest)
+    return RemoteFile(unquote(filename), without_userinfo(url.partition("#")[0]), entry.get("size"), digest)
 
 
 def render(python: str, packages: Iterable[LocalFile]) -> str:

@@ -16,7 +16,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._gather import Gatherer, build_requires
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
-from ansible_collections.rlinf.offline.plugins.module_utils._process import INHERITED
 from ansible_collections.rlinf.offline.plugins.module_utils._resolve import (
     MissingMirror,
     Pin,
@@ -81,7 +80,7 @@ class Session:
         misfits = [known.mismatch(*there) for known in pins]
         fitting = next((known for known, misfit in zip(pins, misfits, strict=True) if not misfit), None)
         self.cut_off = self.target.cut_off
-        index = self.settings.index_url
+        index = self.settings.network.index_url
         if not (index and self.cut_off) or _index.tells_upload_times(self.locker.fetcher, index) is not False:
             return fitting
         if fitting is None:
@@ -107,11 +106,7 @@ class Session:
             listed = self.root / "build-constraints.txt"
             listed.write_text("".join(f"{line}\n" for line in self.pins.build_constraints), encoding="utf-8")
             env["UV_BUILD_CONSTRAINT"] = str(listed)
-        if self.settings.index_url:
-            env["UV_DEFAULT_INDEX"] = self.settings.index_url
-        if self.settings.proxy:
-            env |= {"HTTP_PROXY": self.settings.proxy, "HTTPS_PROXY": self.settings.proxy, "ALL_PROXY": self.settings.proxy}
-        return {name: value for name, value in env.items() if name not in INHERITED or name == "PATH"}
+        return env | self.settings.network.uv_variables
 
     def write_git_config(self) -> None:
         self.git_config.write_text(redirect_config(self.bundle.repos), encoding="utf-8")
@@ -155,14 +150,7 @@ class Session:
         self.locker.progress(f"{self.target.name}: mirroring {url}")
         plain = without_userinfo(url)
         repository = self.locker.catalog.repository_for(plain) or Repository(RepositoryId.parse(plain).name, plain)
-        _mirror.mirror_one(
-            self.bundle,
-            repository,
-            cut_off=self.target.cut_off,
-            rewrites=self.settings.rewrites,
-            proxy=self.settings.proxy,
-            timeout=self.settings.timeout,
-        )
+        _mirror.mirror_one(self.bundle, repository, self.settings.network, cut_off=self.target.cut_off)
 
     def resolve_closed(self) -> Resolution:
         """Resolve once more in fresh checkouts, without the network, git's caches dropped: only the mirrors can answer."""

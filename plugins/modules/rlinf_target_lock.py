@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
   - rlinf.offline.bundle.fetch
+  - rlinf.offline.bundle.index
 options:
   catalog:
     description: The catalogue, with the keys C(repositories), C(wheels), C(assets) and C(targets).
@@ -69,9 +70,6 @@ options:
   uv:
     description: The uv to use. By default the one beside the interpreter that runs this module, or the first on PATH.
     type: path
-  index_url:
-    description: The package index, if it is not PyPI.
-    type: str
 requirements:
   - uv
   - requests
@@ -132,22 +130,21 @@ results:
       type: float
 """
 
-import contextlib
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
+    **INDEX,
     "catalog": {"type": "dict", "required": True},
     "targets": {"type": "list", "elements": "str", "required": True},
     "leave_out": {"type": "list", "elements": "str", "default": []},
@@ -158,11 +155,6 @@ ARGUMENTS: dict[str, Any] = {
     "torch_backend": {"type": "str", "default": "pypi"},
     "python": {"type": "dict", "default": {}},
     "uv": {"type": "path"},
-    "index_url": {"type": "str"},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -173,30 +165,25 @@ def main() -> None:
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    """Lock every target, and fail at the end if one could not be."""
-    locker = make_locker(module)
-    selected = locker.catalog.select(module.params["targets"])
-    locker.catalog.select(module.params["update"])
-    with exclusive(locker.bundle.lock_file, f"the bundle {locker.bundle.root}") if not module.check_mode else contextlib.nullcontext():
-        outcomes = [_one(locker, target, module) for target in selected]
-    results = [result for result, _diff, _error in outcomes]
-    errors = [error for _result, _diff, error in outcomes if error]
-    if errors:
-        raise OfflineError("\n".join(errors), results=results)
-    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
-    if module._diff:
-        answer["diff"] = [diff for _result, diff, _error in outcomes if diff]
-    return answer
+    """Lock every target; fail at the end if one could not be."""
+    catalog, update = Catalog.parse(module.params["catalog"]), module.params["update"]
+    selected = catalog.select(module.params["targets"])
+    catalog.select(update)
+    with opened(module) as bundle:
+        locker = make_locker(module, bundle, catalog)
+        outcomes = [
+            attempt(target.name, partial(locker.lock, target, update=target.name in update, check=module.check_mode)) for target in selected
+        ]
+    return answer(outcomes, "targets", diff=module._diff)
 
 
-def make_locker(module: AnsibleModule) -> Any:
+def make_locker(module: AnsibleModule, bundle: Bundle, catalog: Catalog) -> Any:
     """Build the lock engine out of the module's arguments."""
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
     from ansible_collections.rlinf.offline.plugins.module_utils._lock import Locker, Settings
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
     params = module.params
-    rewrites = Rewrites(params["url_rewrites"])
     settings = Settings(
         platform=Platform.parse(params["platform"]),
         torch_backend=params["torch_backend"],
@@ -205,39 +192,9 @@ def make_locker(module: AnsibleModule) -> Any:
         leave_out=frozenset(params["leave_out"]),
         pythons={str(minor): str(python) for minor, python in params["python"].items()},
         uv=Path(params["uv"]) if params["uv"] else None,
-        index_url=params["index_url"] or None,
-        rewrites=rewrites,
-        proxy=params["proxy"] or None,
-        jobs=params["jobs"],
-        timeout=params["timeout"],
+        network=Network.of(params),
     )
-    bundle = Bundle(Path(params["bundle_dir"]).resolve())
-    records = Records(bundle.records / "urls.json")
-    fetcher = Fetcher(rewrites, settings.proxy, settings.timeout, settings.jobs, records=records)
-    return Locker(bundle, Catalog.parse(params["catalog"]), settings, fetcher, module.debug)
-
-
-def _one(locker: Any, target: Target, module: AnsibleModule) -> tuple[dict[str, Any], dict[str, Any] | None, str | None]:
-    """Lock one target; return its result, its diff, and its error if it failed."""
-    start = time.monotonic()
-    try:
-        result = locker.lock(target, update=target.name in module.params["update"], check=module.check_mode)
-    except OfflineError as error:
-        failed = {
-            "name": target.name,
-            "changed": False,
-            "state": "failed",
-            "reason": str(error),
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        return failed, None, str(error)
-    header = f"{target.name} (pins)"
-    diff = {"before_header": header, "after_header": header, "before": _text(result.before), "after": _text(result.after)}
-    return {**result.json, "seconds": round(time.monotonic() - start, 1)}, diff if result.before != result.after else None, None
-
-
-def _text(lines: tuple[str, ...]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+    return Locker(bundle, catalog, settings, Fetcher(settings.network, records=Records.of(bundle)), module.debug)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class ModuleFailed(AssertionError):
         self.result = result
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_module() -> Callable[..., dict[str, Any]]:
     """Run a module as Ansible does: its file, its arguments as JSON on stdin, its result as JSON on stdout."""
 
@@ -69,7 +69,7 @@ def run_module() -> Callable[..., dict[str, Any]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tree_hash() -> Callable[..., dict[str, tuple[str, ...]]]:
     """Return what a tree holds: for every path its mode, and its content's digest or link target."""
 
