@@ -202,14 +202,14 @@ class Existing:
         :param known: what is written down, if it is of this lock: what is unchanged since is right.
         """
         built = known["fingerprints"] if known else {}
-        damaged = known.get("damaged", ()) if known else ()
-        return tuple(
-            package.name
-            for package in lock.packages
-            if package.name not in there
-            or package.name in damaged
-            or (there[package.name].fingerprint() != built.get(package.name) and difference(package, there[package.name]))
-        )
+        wrong = set(known.get("damaged", ())) if known else set()
+        wrong |= {package.name for package in lock.packages if package.name not in there}
+        unsure = {name for name, package in there.items() if package.fingerprint() != built.get(name)} - wrong
+        wrong |= {package.name for package in lock.packages if package.name in unsure and difference(package, there[package.name])}
+        # what only looks right, such as a package that conda installed and wrote into, is replaced, too
+        removes = known["removes"] if known else ()
+        wrong |= damaged_files(self.path, lock.wheels, cores(), removes=removes, only=unsure - wrong).keys() if unsure - wrong else set()
+        return tuple(package.name for package in lock.packages if package.name in wrong)
 
     def _reason(self, finished: bool, install: Sequence[str], exports: Mapping[Path, Any]) -> str:
         if self.known is None:
@@ -304,9 +304,9 @@ class Existing:
         if plan.install:
             installer.add(wanted, found, plan.install, self.path, work)
         self._write(plan.exports)
-        installer.scripts(wanted, found, self.path, work)
         names = {package.name for package in wanted.lock.packages}
-        installer.check(found, self.path, exact=False, removes=wanted.removes, names=names)
+        installer.scripts(wanted, found, self.path, work, names=names)
+        installer.check(found, self.path, removes=wanted.removes, names=names)
         installer.try_imports(wanted.imports, self.path, wanted.exports)
         remove(work)
         atomic_write(self.lock_path, found.stored.render())

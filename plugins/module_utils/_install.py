@@ -224,8 +224,10 @@ class Installer:
         """uv, free to ask an index: the settings of the node, which forbid it, are not read."""
         return Uv(self.uv.path, isolated_environment(self.node.cache))
 
-    def scripts(self, wanted: Wanted, found: Supply, place: Path, work: Path) -> None:
+    def scripts(self, wanted: Wanted, found: Supply, place: Path, work: Path, *, names: Collection[str] | None = None) -> None:
         """Run the scripts, and see after each that it left what the lock says.
+
+        :param names: look at these packages alone; any others may be there.
 
         :raises OfflineError: one failed, or left something else; it is named.
         """
@@ -234,7 +236,7 @@ class Installer:
             log = self.node.log(self.target, f"script-{number}-{script.name}")
             stage.run(script, log)
             try:
-                self.check(found, place, exact=wanted.exact, removes=wanted.removes)
+                self.check(found, place, removes=wanted.removes, names=names)
             except OfflineError as error:
                 raise VenvError(
                     f"script {script.name} left the environment other than the lock says: {error} All that it said is in {log}.",
@@ -243,14 +245,14 @@ class Installer:
 
     # -- proving ---------------------------------------------------------------------------------------------------------------
 
-    def check(self, found: Supply, place: Path, *, exact: bool, removes: Sequence[str] = (), names: Collection[str] | None = None) -> None:
+    def check(self, found: Supply, place: Path, *, removes: Sequence[str] = (), names: Collection[str] | None = None) -> None:
         """Hash what is installed, and compare it with the lock.
 
-        :param names: only these packages.
+        :param names: look at these packages alone; any others may be there.
         :raises VenvError: a file is damaged, or a package is not what the lock says.
         """
         refuse_damaged(damaged_files(place, found.wheels, cores(), removes=removes, only=names), place)
-        compare(found.stored, place, exact=exact)
+        compare(found.stored, place, exact=names is None)
 
     def try_imports(self, imports: Sequence[str], place: Path, exports: Mapping[str, Any]) -> None:
         """Import modules in the environment, as a job would see it.
@@ -332,7 +334,7 @@ def refuse_damaged(damaged: Mapping[str, Sequence[str]], place: Path) -> None:
     if damaged:
         shown = "; ".join(f"{name}: {', '.join(files[:SHOWN])}" for name, files in sorted(damaged.items())[:SHOWN])
         raise VenvError(
-            f"{place} holds damaged files of {len(damaged)} packages ({shown}). Run the playbook install: it is built anew.",
+            f"{place} holds damaged files of {len(damaged)} packages ({shown}). Run the playbook install: it is installed anew.",
             damaged=sorted(damaged),
         )
 

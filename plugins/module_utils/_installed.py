@@ -121,6 +121,9 @@ def damaged_files(
         folder = os.fspath(package.info.parent)
         with open(package.record, encoding="utf-8", newline="") as stream:
             for path, digest in recorded(stream).items():
+                # who installed it is no content: conda writes its own name over pip's
+                if path.endswith(".dist-info/INSTALLER"):
+                    continue
                 owners.setdefault(os.path.normpath(os.path.join(folder, path)), []).append((name, path, digest))
     with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
         right = pool.map(lambda item: _matches(item[0], {digest for _name, _path, digest in item[1]}), owners.items())

@@ -334,7 +334,7 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
-        required_if=[("state", "present", ("lock",)), ("mode", "existing", ("path",))],
+        required_if=[("state", "present", ("lock",))],
         supports_check_mode=True,
     )
     require(module, ["git", "packaging", "tomlkit"], ON_NODE)
@@ -369,6 +369,8 @@ def existing_of(module: AnsibleModule) -> Any:
     """Return the existing environment that the arguments name."""
     from ansible_collections.rlinf.offline.plugins.module_utils._existing import Existing
 
+    if not module.params["path"]:
+        raise OfflineError("An existing environment is asked for (rlinf_venv_mode), and none is named. Set rlinf_venv_path.")
     return Existing(installer_of(module), Path(module.params["path"]).absolute())
 
 

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
+from ansible_collections.rlinf.offline.plugins.module_utils._install import Installer, Wanted
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._pylock import LocalFile, write
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, offline_environment
 from tests.support.wheels import sha256
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -80,3 +84,14 @@ class Site:
 
     def generations(self) -> list[str]:
         return sorted(path.name for path in (self.prefix / "venvs").iterdir() if not path.is_symlink())
+
+    @property
+    def installer(self) -> Installer:
+        """What the module installs with, for work in this process."""
+        node = Node(self.prefix)
+        return Installer(node, Bundle(self.bundle), "openvla", Uv(find_uv(), offline_environment(node.cache)))
+
+    def wanted(self, lock: Path, python: Path | None = None, **more: Any) -> Wanted:
+        """Return what the module would want of this lock."""
+        interpreter = find_python(str(python or sys.executable), self.installer.uv)
+        return Wanted(effective_lock(Bundle(self.bundle), lock, ()), interpreter, **more)

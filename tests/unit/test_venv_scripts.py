@@ -18,7 +18,10 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils import _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import matches_glob
 from ansible_collections.rlinf.offline.plugins.module_utils._mirror import worktree_state
+from ansible_collections.rlinf.offline.plugins.module_utils._scripts import Script
+from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
 from tests.support.environments import Run, Site
+from tests.support.kills import killed_at
 from tests.support.origins import git
 from tests.support.repack import repack
 from tests.support.wheels import build_wheel, source_tree, write_tree
@@ -144,28 +147,23 @@ def test_every_kill_point_around_a_script_leaves_the_former_environment(site: Si
     pristine = tmp_path / "pristine"
     subprocess.run(["cp", "-a", site.prefix, pristine], check=True)
     lock = site.lock(wheels[1])
-    given = script(tmp_path / "src", "uv pip install --reinstall alpha")
-    trace, labels = tmp_path / "trace", []
+    given = Script.parse(script(tmp_path / "src", "uv pip install --reinstall alpha"))
+    installer, wanted = site.installer, site.wanted(lock, scripts=(given,))
+    venv = Venv(installer.node, installer.bundle, "openvla", installer.uv)
+    versions = []
     for point in range(1, 100):
         shutil.rmtree(site.prefix)
         subprocess.run(["cp", "-a", pristine, site.prefix], check=True)
-        killed = True
-        try:
-            site(lock, scripts=[given], env={"RLINF_FAULT_AT": str(point), "RLINF_FAULT_TRACE": str(trace)})
-            killed = False
-        except subprocess.CalledProcessError as error:
-            assert error.returncode == -9
-        labels.append(trace.read_text().splitlines()[-1])
-        version = site.imports("import alpha; print(alpha.__version__)")
-        switched = any(" rename .openvla." in label for label in labels[:-1])
-        assert version == ("2.0" if switched else "1.0"), labels[-1]
+        killed = killed_at(point, lambda: venv.apply(wanted))
+        (installed,) = site.link.resolve().glob("lib/*/site-packages/alpha-*.dist-info")
+        versions.append(installed.name)
+        venv.apply(wanted)
+        assert not venv.plan(wanted).changed and not list(site.prefix.glob("venvs/*/.rlinf"))
         if not killed:
             break
-        # from where the second run differs: before the script, in it, after it
-        if any(word in labels[-1] for word in ("exec", "remove", "openvla")):
-            assert site(lock, scripts=[given])["venv"]
-            assert site.imports("import alpha; print(alpha.__version__)") == "2.0" and not list(site.link.resolve().glob(".rlinf"))
-    assert any("exec setup.sh" in label for label in labels)
+    switched = versions.index("alpha-2.0.dist-info")
+    assert switched > 10 and set(versions[:switched]) == {"alpha-1.0.dist-info"} and set(versions[switched:]) == {"alpha-2.0.dist-info"}
+    assert site.imports("import alpha; print(alpha.__version__)") == "2.0"
 
 
 def test_a_script_that_outlives_its_killed_module_is_waited_for(site: Site, tmp_path: Path) -> None:
