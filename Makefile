@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com wh
 	$(venv)/python -m tests.real.run
 
 bench: real ## The figures of docs/benchmarks.md: they are taken by make real
+
+pins: setup ## The pins that ship, out of the locks of BUNDLE (default: the one of make real)
+	$(venv)/python -m tests.tools.pins $(or $(BUNDLE),.real/bundle)
 
 build: setup ## The collection's archive into build/
 	$(venv)/ansible-galaxy collection build --force --output-path build
