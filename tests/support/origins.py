@@ -43,6 +43,14 @@ class Origin:
         git("init", "--quiet", f"--initial-branch={branch}", cwd=self.tree)
         git("remote", "add", "origin", self.bare, cwd=self.tree)
 
+    @classmethod
+    def copied(cls, root: Path, name: str) -> Origin:
+        """Return the one that lies below a copy of the upstream's root and of the ``origins/`` beside it: copying takes less than making."""
+        origin = cls.__new__(cls)
+        origin.bare, origin.tree, origin.url = root / "git" / name, root.parent / "origins" / name.removesuffix(".git"), f"https://{name}"
+        origin.git("remote", "set-url", "origin", origin.bare)
+        return origin
+
     def git(self, *arguments: str | Path) -> str:
         """Run git in the copy."""
         return git(*arguments, cwd=self.tree, env={"GIT_ALLOW_PROTOCOL": "file"})

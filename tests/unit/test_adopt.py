@@ -28,6 +28,7 @@ from tests.unit.conftest import ModuleFailed
 GITHUB = "https://github.com/"
 RELEASES = "o/r/releases/download/v1"
 FLASH = "flash_attn-2.7.4.post1+cu12-cp311-cp311-linux_x86_64.whl"
+OWNERS = {"openvla": "openvla", "openvla-oft": "moojink"}
 ROBOT = ".maniskill/data/robots/widowx"
 PHYSX = ".sapien/physx/105.1"
 MODEL = ".cache/openpi/big_vision/tokenizer.model"
@@ -104,15 +105,16 @@ def one(result: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.fixture
-def site(tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
-    root, old = tmp_path / "upstream", tmp_path / "repos"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Upstream and the old directory, made once and copied for each test."""
+    place = tmp_path_factory.mktemp("made")
+    root, old = place / "upstream", place / "repos"
     releases = root / "git/github.com" / RELEASES
     old.mkdir()
-    origins = {}
     (root / "git").mkdir(parents=True)
-    for name, owner, branch in (("openvla", "openvla", "main"), ("openvla-oft", "moojink", "master")):
-        origin = origins[name] = Origin(root, f"github.com/{owner}/{name}.git", branch)
+    for name, owner, branch in zip(OWNERS, OWNERS.values(), ("main", "master"), strict=True):
+        origin = Origin(root, f"github.com/{owner}/{name}.git", branch)
         origin.commit(**{"README.md": f"{name}\n"})
         origin.git("tag", "v1")
         origin.git("branch", "feature/x")
@@ -129,7 +131,14 @@ def site(tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
                 archive.writestr(name, content)
     write(old, {MODEL: TOKENIZER})
     write(releases, {"tokenizer.model": TOKENIZER})
-    base = f"{GITHUB}{RELEASES}"
+    return place
+
+
+@pytest.fixture
+def site(made: Path, tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    root, old, base = tmp_path / "upstream", tmp_path / "repos", f"{GITHUB}{RELEASES}"
+    origins = {name: Origin.copied(root, f"github.com/{owner}/{name}.git") for name, owner in OWNERS.items()}
     catalog = {
         "repositories": {name: {"url": origin.url} for name, origin in origins.items()},
         "wheels": {"flash": {"url": f"{base}/{FLASH}"}},

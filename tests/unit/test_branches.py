@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _branches
-from ansible_collections.rlinf.offline.plugins.module_utils._mirror import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
 from tests.support.kills import killed_at
 from tests.support.origins import Origin, git
@@ -23,6 +24,7 @@ from tests.support.upstream import Fault, Upstream
 from tests.unit.conftest import ModuleFailed
 
 ROOT = Path(__file__).resolve().parents[2]
+THEIRS, FORK = "github.com/RLinf/RLinf.git", "github.com/me/RLinf.git"
 GITHUB = "https://github.com/"
 RELEASE = "release/v0.1"
 ME = {"name": "Maintainer", "email": "maintainer@example.invalid"}
@@ -116,27 +118,35 @@ def commit(origin: Origin, subject: str, **files: str) -> str:
 LINES = "".join(f"{number}\n" for number in range(1, 21))
 
 
-@pytest.fixture
-def site(tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
-    root = tmp_path / "upstream"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Upstream and fork, made once and copied for each test."""
+    place = tmp_path_factory.mktemp("made")
+    root = place / "upstream"
     (root / "git").mkdir(parents=True)
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / ".gitconfig").write_text(f"[user]\n name = {ME['name']}\n email = {ME['email']}\n", encoding="utf-8")
+    (place / "home").mkdir()
+    (place / "home/.gitconfig").write_text(f"[user]\n name = {ME['name']}\n email = {ME['email']}\n", encoding="utf-8")
+    theirs = Origin(root, THEIRS)
+    theirs.commit(**{"install.sh": LINES})
+    theirs.git("branch", RELEASE)
+    theirs.publish()
+    fork = Origin(root, FORK)
+    fork.git("fetch", "--quiet", theirs.bare, "+refs/heads/*:refs/heads/*", "--update-head-ok")
+    for name, text in (("work", LINES.replace("2\n", "two\n", 1)), ("other", f"{LINES}21\n")):
+        fork.git("checkout", "--quiet", "--force", "-b", name, RELEASE)
+        commit_on(fork, name, f"{name}: one", **{"install.sh": text})
+        commit_on(fork, name, f"{name}: two", **{f"{name}.txt": "two\n"})
+    commit_on(theirs, "main", "upstream: main", README="main\n")
+    commit_on(theirs, RELEASE, "upstream: release", **{"install.sh": LINES.replace("10\n", "ten\n")})
+    return place
+
+
+@pytest.fixture
+def site(made: Path, tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    root = tmp_path / "upstream"
     with Upstream(root) as server:
-        theirs = Origin(root, "github.com/RLinf/RLinf.git")
-        theirs.commit(**{"install.sh": LINES})
-        theirs.git("branch", RELEASE)
-        theirs.publish()
-        fork = Origin(root, "github.com/me/RLinf.git")
-        fork.git("fetch", "--quiet", theirs.bare, "+refs/heads/*:refs/heads/*", "--update-head-ok")
-        for name, text in (("work", LINES.replace("2\n", "two\n", 1)), ("other", f"{LINES}21\n")):
-            fork.git("checkout", "--quiet", "--force", "-b", name, RELEASE)
-            commit_on(fork, name, f"{name}: one", **{"install.sh": text})
-            commit_on(fork, name, f"{name}: two", **{f"{name}.txt": "two\n"})
-        commit_on(theirs, "main", "upstream: main", README="main\n")
-        commit_on(theirs, RELEASE, "upstream: release", **{"install.sh": LINES.replace("10\n", "ten\n")})
-        yield Site(server, theirs, fork, home, tmp_path / "cache", run_module)
+        yield Site(server, Origin.copied(root, THEIRS), Origin.copied(root, FORK), tmp_path / "home", tmp_path / "cache", run_module)
 
 
 def test_quad(site: Site, tmp_path: Path, tree_hash: TreeHash) -> None:
@@ -320,8 +330,8 @@ def test_a_token_in_a_url_lets_in_and_never_comes_out(site: Site) -> None:
 def test_without_network(site: Site, tmp_path: Path, tree_hash: TreeHash) -> None:
     site.server.stop()
     before = tree_hash(tmp_path)
-    assert "could not be reached" in site.fails(check=True)["msg"]
-    assert "could not be reached" in site.fails()["msg"]
+    assert "could not be reached" in site.fails(check=True, timeout=1)["msg"]
+    assert "could not be reached" in site.fails(timeout=1)["msg"]
     assert {path for path in tree_hash(tmp_path) if path not in before} == {"cache", "cache/.lock"}
 
 
@@ -445,22 +455,25 @@ def test_killed_anywhere_the_next_run_comes_to_the_same(site: Site, tmp_path: Pa
     def work(*, check: bool = False) -> list[_branches.BranchResult]:
         return _branches.sync(fork, checkout=place, cache=site.cache, network=network, who=lambda: (ME["name"], ME["email"]), check=check)
 
-    def moved() -> tuple[bool, bool]:
-        return site.tips()["work"] != old["work"], refs(place, "refs/heads")["work"] != old["work"]
+    def moved() -> tuple[str, ...]:
+        now = {"fork": site.tips(), "checkout": refs(place, "refs/heads")}
+        return tuple(f"{where} {name}" for where, found in now.items() for name in wanted if found[name] != old[name])
 
     old, wanted = site.tips(), {result.name: result.commit for result in work(check=True)}
-    number, seen = 1, set()
-    while killed_at(number, work):
-        seen.add(moved())
-        assert {result.name: result.commit for result in work() if not result.problem} == wanted
-        assert refs(place, "refs/heads")["work"] == wanted["work"] == site.tips()["work"]
-        assert sorted(path.name for path in site.cache.iterdir()) == [".lock"]
-        for name in wanted:
+    number, seen = 0, set()
+    while killed_at(number := number + 1, work):
+        # the scratch repository is thrown away whatever it holds, so that going on from each state once proves it for all
+        state = moved(), (site.cache / "scratch").exists()
+        if state not in seen:
+            assert {result.name: result.commit for result in work() if not result.problem} == wanted
+            assert refs(place, "refs/heads")["work"] == wanted["work"] == site.tips()["work"]
+            assert sorted(path.name for path in site.cache.iterdir()) == [".lock"]
+        seen.add(state)
+        for name in wanted if moved() else ():
             git("update-ref", f"refs/heads/{name}", old[name], cwd=site.fork.bare)
             git("fetch", "--quiet", site.fork.bare, f"+{name}:refs/heads/{name}", f"+{name}:refs/remotes/origin/{name}", cwd=place)
-        number += 1
     # killed before the push, between it and the checkout's branch, and after that
-    assert seen == {(False, False), (True, False), (True, True)}
+    assert {("fork work" in state, "checkout work" in state) for state, _scratch in seen} == {(False, False), (True, False), (True, True)}
 
 
 @pytest.mark.parametrize(
