@@ -36,10 +36,10 @@ sanity: setup ## ansible-test sanity, with the Python of .venv
 	tools/sanity
 
 unit: setup ## pytest tests/unit
-	$(venv)/pytest tests/unit
+	$(venv)/pytest -n auto --dist worksteal tests/unit
 
 integration: setup ## pytest tests/integration
-	$(venv)/pytest tests/integration
+	$(venv)/pytest -n auto --dist loadfile tests/integration
 
 molecule: setup ## A bastion and two ssh nodes without network: molecule test (root; SCENARIO=default)
 	@tools/system-packages
