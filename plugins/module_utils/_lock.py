@@ -10,21 +10,22 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _pylock
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._definition import definition
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
-from ansible_collections.rlinf.offline.plugins.module_utils._session import Session
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
+
+if TYPE_CHECKING:
+    from ansible_collections.rlinf.offline.plugins.module_utils._session import Session
 
 FORMAT = 1
 # how a file's content or version is its identity in the lock; an index's wheel by default
@@ -85,7 +86,6 @@ class Locker:
     bundle: Bundle
     catalog: Catalog
     settings: Settings
-    fetcher: Fetcher
     progress: Callable[[str], None] = lambda _text: None
 
     # -- what is there ---------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Locker:
         :param check: only say what would happen.
         :raises LockError: it cannot be resolved, or its definition changed and it may not move.
         """
-        record = _mirror.read_records(self.bundle).get(self.catalog.repositories[target.project].id.mirror)
+        record = read_records(self.bundle).get(self.catalog.repositories[target.project].id.mirror)
         if record is None:
             if check:
                 return Result(target.name, True, "absent", f"would be locked, once {target.project} is mirrored")
@@ -181,6 +181,9 @@ class Locker:
 
     def _session(self, target: Target, *more: Shipped) -> Session:
         """Begin to resolve or to build; beside what ships with the collection, *more* may serve as pins."""
+        # git, requests and the like take a while to import, and who only looks whether everything is there needs none of them
+        from ansible_collections.rlinf.offline.plugins.module_utils._session import Session
+
         shipped = []
         if self.settings.pins_dir:
             with contextlib.suppress(FileNotFoundError):
@@ -275,6 +278,8 @@ class Locker:
         )
 
     def _write(self, target: Target, lock: Mapping[str, Any], packages: list[Package]) -> None:
+        from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
+
         folder = self.bundle.target(lock["project"]["commit"], target.name)
         folder.mkdir(parents=True, exist_ok=True)
         files = [

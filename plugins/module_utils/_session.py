@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from ansible_collections.rlinf.offline.plugins.module_utils import _index, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._gather import Gatherer, build_requires
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
@@ -47,6 +49,7 @@ class Session:
     def __init__(self, locker: Locker, target: Target, definition: str, pins: Sequence[Shipped]) -> None:
         self.locker, self.target = locker, target
         self.bundle, self.settings = locker.bundle, locker.settings
+        self.fetcher = Fetcher(self.settings.network, records=Records.of(self.bundle))
         self.root = self.bundle.cache / "lock" / target.name
         self.online_folder = self.root / "outside"
         self.git_config = self.root / "gitconfig"
@@ -81,7 +84,7 @@ class Session:
         fitting = next((known for known, misfit in zip(pins, misfits, strict=True) if not misfit), None)
         self.cut_off = self.target.cut_off
         index = self.settings.network.index_url
-        if not (index and self.cut_off) or _index.tells_upload_times(self.locker.fetcher, index) is not False:
+        if not (index and self.cut_off) or _index.tells_upload_times(self.fetcher, index) is not False:
             return fitting
         if fitting is None:
             lack = "no pins of it ship with the collection"
@@ -113,7 +116,7 @@ class Session:
 
     def check_out(self) -> None:
         """Put fresh checkouts of the target's repositories in place, at their frozen commits."""
-        records = _mirror.read_records(self.bundle)
+        records = read_records(self.bundle)
         for name in self.target.repositories:
             repository = self.locker.catalog.repositories[name]
             record = records.get(repository.id.mirror)
@@ -245,7 +248,7 @@ class Session:
             self.python,
             ".".join(self.target.python.split(".")[:2]),
             self.settings.platform,
-            self.locker.fetcher,
+            self.fetcher,
             self.root / "gather",
             self.locker.progress,
             self.pins.sha256 if self.pins else {},

@@ -18,9 +18,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asse
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, FetchError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._git import session
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._mirror import read_records
 
 NAMED = 3
 """How many files a reason names."""

@@ -14,9 +14,6 @@ from email import message_from_bytes
 from io import BytesIO
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerNeedSection
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -92,6 +89,9 @@ def needed_glibc(wheel: Path) -> dict[str, tuple[int, int]]:
 
     :raises LockError: the wheel is damaged.
     """
+    # it takes a while to import, and only who has built something looks into files
+    from elftools.common.exceptions import ELFError
+
     needed: dict[str, tuple[int, int]] = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -108,6 +108,9 @@ def needed_glibc(wheel: Path) -> dict[str, tuple[int, int]]:
 def _glibc_of(content: bytes) -> tuple[int, int] | None:
     if not content.startswith(b"\x7fELF"):
         return None
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.gnuversions import GNUVerNeedSection
+
     versions = [(2, 0)]
     for section in ELFFile(BytesIO(content)).iter_sections():
         if isinstance(section, GNUVerNeedSection):

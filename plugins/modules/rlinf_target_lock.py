@@ -179,7 +179,6 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 def make_locker(module: AnsibleModule, bundle: Bundle, catalog: Catalog) -> Any:
     """Build the lock engine out of the module's arguments."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
     from ansible_collections.rlinf.offline.plugins.module_utils._lock import Locker, Settings
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
@@ -194,7 +193,7 @@ def make_locker(module: AnsibleModule, bundle: Bundle, catalog: Catalog) -> Any:
         uv=Path(params["uv"]) if params["uv"] else None,
         network=Network.of(params),
     )
-    return Locker(bundle, catalog, settings, Fetcher(settings.network, records=Records.of(bundle)), module.debug)
+    return Locker(bundle, catalog, settings, module.debug)
 
 
 if __name__ == "__main__":
