@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
@@ -237,6 +237,70 @@ def test_references_are_led_to_the_bundle_and_said(world: World, run_module: Run
     result = run_module("rlinf_target", {**world.args, "strict": False})
     assert not result["changed"] and result["sources"]["remote"] == 1
     assert [item["name"] for item in result["results"] if item["state"] == "remote fallback"] == ["git+https://github.com/o/n.git"]
+
+
+def with_script(world: World) -> dict[str, Any]:
+    """Let the target run a script in LIBERO, of which two projects are installed editable; return the script as it comes out."""
+    world.target["steps"] += [
+        {
+            "script": "LIBERO",
+            "run": ["./setup.sh", "--into={venv}", "--wheels", "{wheels}", "{repo[RLinf]}", "{bundle}/x"],
+            "env": {"HOW": "{assets}:{state}:{prefix}:$HOME"},
+            "installs": [{"editable": "LIBERO", "subdirectory": "tools/sub"}],
+            "removes": ["a/**/b"],
+        }
+    ]
+    folder = world.bundle.target(world.commits["RLinf"], "openvla")
+    lock = json.loads((folder / "lock.json").read_text())
+    lock["editables"] += [{"repository": "LIBERO", "package": "sub", "subdirectory": "tools/sub"}]
+    write(folder / "lock.json", json_bytes(lock))
+    _bundle.seal(world.bundle)
+    bundle, prefix = world.bundle.root, world.prefix
+    argv = ["./setup.sh", "--into={venv}", "--wheels", f"{bundle}/wheels", str(world.tree), f"{bundle}/x"]
+    env = {"HOW": f"{prefix}/assets:{prefix}/state:{prefix}:$HOME"}
+    return {"name": "LIBERO", "cwd": str(prefix / "src" / "LIBERO"), "argv": argv, "env": env, "removes": ["a/**/b"]}
+
+
+def test_scripts_and_editables_in_folders(world: World, run_module: Run, tmp_path: Path) -> None:
+    script, libero = with_script(world), world.prefix / "src" / "LIBERO"
+    result = run_module("rlinf_target", world.args)
+    assert result["scripts"] == [script]
+    editables = {item["package"]: item["path"] for item in result["editables"]}
+    assert editables == {"rlinf": str(world.tree), "libero": str(libero), "sub": str(libero / "tools" / "sub")}
+    # a checkout of the user's is used for both
+    shutil.copytree(libero, tmp_path / "mine", symlinks=True)
+    result = run_module("rlinf_target", {**world.args, "repo_paths": {"LIBERO": str(tmp_path / "mine")}})
+    assert result["scripts"] == [{**script, "cwd": str(tmp_path / "mine")}]
+    assert {"package": "sub", "path": str(tmp_path / "mine" / "tools" / "sub")} in result["editables"]
+    world.target["steps"][-1]["run"] = ["./setup.sh", "{nowhere}"]
+    with pytest.raises(ModuleFailed, match=r"script LIBERO: \{nowhere\} is no placeholder\. There are .*\{venv\}"):
+        run_module("rlinf_target", world.args)
+
+
+def test_what_a_script_writes_into_our_worktree_is_no_drift(world: World, run_module: Run) -> None:
+    with_script(world)
+    libero = world.prefix / "src" / "LIBERO"
+    file = libero / "libero" / "libero" / "__init__.py"
+    run_module("rlinf_target", world.args)
+    _worktrees.begin_script(libero)
+    write(file, "# by the script\n")
+    write(libero / "libero.egg-info" / "PKG-INFO", "Name: libero\n")
+    _worktrees.end_script(libero)
+    assert not run_module("rlinf_target", world.args)["changed"]
+    # the next commit takes it away, and nobody's work with it
+    world.commit("LIBERO", {"libero/libero/__init__.py": "version = '2'\n"})
+    world.seal()
+    assert run_module("rlinf_target", world.args)["changed"]
+    assert "version = '2'" in file.read_text() and (libero / "libero.egg-info").is_dir()
+    # what the user edits besides is work
+    _worktrees.begin_script(libero)
+    write(file, "# by the script\n")
+    _worktrees.end_script(libero)
+    write(file, "# and by me\n")
+    with pytest.raises(ModuleFailed, match=r"has libero/libero/__init__\.py edited"):
+        run_module("rlinf_target", world.args)
+    run_module("rlinf_target", {**world.args, "state": "reset"})
+    assert not (libero / _worktrees.SCRIPTED).exists() and not run_module("rlinf_target", world.args)["changed"]
 
 
 def test_before_the_push_check_mode_goes_on(world: World, run_module: Run) -> None:

@@ -259,6 +259,23 @@ def test_targets_side_by_side_leave_each_other_alone(site: Site, tmp_path: Path,
     assert not site(lock, project_dir=str(project))["changed"]
 
 
+def test_one_name_and_version_with_other_content_in_two_targets(site: Site) -> None:
+    """transformers 4.40.1 is the index's for openvla and a fork's for openvla-oft, under the same name of a file."""
+    theirs = build_wheel(site.index, "transformers", "4.40.1", modules={"transformers.py": "of = 'index'\n"})
+    fork = build_wheel(site.bundle / "wheelhouse" / "git" / "fork", "transformers", "4.40.1", modules={"transformers.py": "of = 'fork'\n"})
+    locks = {"openvla": site.lock(theirs), "openvla-oft": site.lock(archives=(fork,), name="openvla-oft")}
+    for target in ("openvla", "openvla-oft", "openvla"):
+        site(locks[target], target=target)
+    said = {}
+    for target, lock in locks.items():
+        assert not site(lock, target=target)["changed"]
+        found = site(lock, target=target, state="verified")
+        content = next((site.prefix / "venvs" / target).resolve().glob("lib/*/site-packages/transformers.py")).read_text()
+        said[target] = (content, found["installed"][0]["source"])
+    assert said["openvla"] == ("of = 'index'\n", f"wheelhouse/index/{theirs.name}")
+    assert said["openvla-oft"] == ("of = 'fork'\n", f"wheelhouse/git/fork/{fork.name}")
+
+
 def test_the_projects_own_venv_stays(site: Site, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / ".venv").mkdir(parents=True)
