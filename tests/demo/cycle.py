@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.utils.vars import merge_hash
 
 from tests.demo import world as demo_world
 from tests.support.catalog import shipped
@@ -25,7 +27,7 @@ from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS = ("download", "push", "prepare", "install", "verify", "restore")
-TARGETS = ("openvla", "openvla-oft")
+TARGETS = ("openvla", "openvla-oft", "openvla-oft-behavior", "openpi", "openpi-metaworld", "reason")
 NODE = "gpu01"
 _RECAP = re.compile(
     r"^(?P<host>\S+)\s*: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
@@ -56,16 +58,15 @@ def can_unshare() -> bool:
 
 
 def can_compile() -> bool:
-    """Return whether a C compiler and the headers of this Python are there."""
-    import sysconfig
-
-    return bool(shutil.which("cc") or shutil.which("gcc")) and Path(sysconfig.get_path("include"), "Python.h").is_file()
+    """Return whether compilers for C and C++ and the headers of this Python are there."""
+    compilers = (shutil.which("cc") or shutil.which("gcc")) and shutil.which("g++")
+    return bool(compilers) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 class Cycle:
     """One bastion and one node below *work*, and the upstream that only the bastion can reach.
 
-    A context manager: the upstream serves inside. The user's home directory is one below *work*, too.
+    A context manager: the upstream serves inside. The user's home directory is one below *work*, too, and so is a CUDA toolkit.
 
     :param targets: what is installed.
     :param offline: whether what runs for the node runs without network.
@@ -80,45 +81,51 @@ class Cycle:
         work.mkdir(parents=True, exist_ok=True)
         self.bundle, self.prefix, self.home = work / "bundle", work / "node", work / "home"
         self.home.mkdir()
+        # of a user who has run `git lfs install`: whatever git checks out unguarded, it fetches the content of pointers for
+        (self.home / ".gitconfig").write_text('[filter "lfs"]\n\tsmudge = git-lfs smudge -- %f\n\trequired = true\n', encoding="utf-8")
+        self.toolkit = write_toolkit(work / "cuda")
         self.world = demo_world.build(work / "upstream", compiler=compiler)
         self.upstream = Upstream(self.world.root)
         self.inventory = work / "inventory.yml"
 
     def __enter__(self) -> Cycle:
         self.upstream.start()
-        self.inventory.write_text(yaml.safe_dump(self._inventory(), sort_keys=False), encoding="utf-8")
+        bundle = {} if self.push else {"rlinf_bundle_dir": str(self.bundle)}
+        self.inventory = self.node(NODE, rlinf_targets=self.targets, rlinf_prefix=str(self.prefix), **bundle)
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.upstream.stop()
 
-    def _inventory(self) -> dict[str, Any]:
+    def node(self, name: str, **variables: Any) -> Path:
+        """Write an inventory of the bastion and one node, this machine again, and return it.
+
+        :param variables: those of the node. A catalogue (``rlinf_catalog``) is merged into that of the world.
+        """
         bastion = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "rlinf_bundle_dir": str(self.bundle),
             **bastion_variables(self.world, self.upstream.url),
         }
+        common = common_variables(self.world)
+        common["rlinf_catalog"] = merge_hash(common["rlinf_catalog"], variables.pop("rlinf_catalog", {}))
         # the node's Python has none of the libraries that the bastion's has
-        node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), "rlinf_prefix": str(self.prefix)}
-        if not self.push:
-            node["rlinf_bundle_dir"] = str(self.bundle)
-        common = {"rlinf_targets": self.targets, **common_variables(self.world)}
-        children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {NODE: node}}}
-        return {"all": {"vars": common, "children": children}}
+        node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), **variables}
+        children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {name: node}}}
+        inventory = self.work / f"{name}.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"vars": common, "children": children}}, sort_keys=False), encoding="utf-8")
+        return inventory
 
-    def play(self, name: str, *extra: str) -> Play:
+    def play(self, name: str, *extra: str, inventory: Path | None = None, **env: str) -> Play:
         """Run the playbook ``rlinf.offline.<name>``, the bastion's with network, the node's without.
 
+        :param inventory: by default that of the node ``NODE``.
+        :param env: variables over those of :meth:`environment`.
         :raises PlayFailed: it ended with another status than 0.
         """
-        command: list[str | Path] = [
-            Path(sys.executable).with_name("ansible-playbook"),
-            "-i",
-            self.inventory,
-            f"rlinf.offline.{name}",
-            *extra,
-        ]
+        command: list[str | Path] = [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory or self.inventory]
+        command += [f"rlinf.offline.{name}", *extra]
         if name == "restore":
             command += ["-e", "rlinf_restore_confirm=true"]
         if self.offline and name != "download":
@@ -127,7 +134,7 @@ class Cycle:
         done = subprocess.run(
             command,
             cwd=self.work,
-            env=self.environment(),
+            env={**self.environment(), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,7 +157,7 @@ class Cycle:
             # by default it lies in the home that the password database names, which in a namespace is root's
             "ANSIBLE_REMOTE_TEMP": str(self.work / "ansible" / "tmp"),
         }
-        return {**kept, **ansible, "HOME": str(self.home)}
+        return {**kept, **ansible, "HOME": str(self.home), "PATH": f"{self.toolkit}/bin:{kept['PATH']}"}
 
     # -- what came of it
 
@@ -165,9 +172,9 @@ class Cycle:
         manifest: dict[str, Any] = json.loads((self.bundle / "bundle.json").read_text(encoding="utf-8"))
         return manifest
 
-    def node_python(self, target: str, code: str, **env: str) -> str:
+    def node_python(self, target: str, code: str, *, prefix: Path | None = None, **env: str) -> str:
         """Run *code* in the node's environment of *target*, without network and without a terminal; return its output."""
-        python = self.prefix / "venvs" / target / "bin" / "python"
+        python = (prefix or self.prefix) / "venvs" / target / "bin" / "python"
         command: list[str | Path] = [*(["unshare", "-rn"] if self.offline else []), python, "-c", code]
         environment = {**self.environment(), **env}
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -191,7 +198,24 @@ def common_variables(world: demo_world.World) -> dict[str, Any]:
         "rlinf_python": base_python(),
         "rlinf_platform": world.platform,
         "rlinf_catalog": demo_world.catalog_overrides(world, shipped()),
+        # of an Isaac Sim that there is next to nothing in
+        "rlinf_accept_nvidia_eula": True,
     }
+
+
+def write_toolkit(root: Path) -> Path:
+    """Write what stands in for a CUDA toolkit, and return it: an nvcc that counts its calls and leaves the rest to g++, as the real one does."""
+    compiler = root / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.write_text(
+        "#!/bin/sh\n# a stand-in for the CUDA compiler\n"
+        f"echo \"$@\" >> '{root}/calls'\n"
+        'for argument do\n  shift\n  case $argument in\n    -Xcompiler) ;;\n    --shared) set -- "$@" -shared ;;\n'
+        '    *) set -- "$@" "$argument" ;;\n  esac\ndone\nexec g++ "$@"\n',
+        encoding="utf-8",
+    )
+    compiler.chmod(0o755)
+    return root
 
 
 def base_python() -> str:

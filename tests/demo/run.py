@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The whole job against a small upstream on loopback: download, push, prepare, install, verify, restore; then all again, which changes nothing.
 
-    python -m tests.demo.run [--work DIR] [--keep]
+    python -m tests.demo.run [--work DIR] [--keep] [--targets NAMES]
 
 The node is this machine under a prefix of its own, without network. Nothing outside the work directory is written, no root is needed.
 """
@@ -16,10 +16,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.demo.cycle import NODE, PLAYS, ROOT, Cycle, Play, PlayFailed, can_compile, can_unshare
+from tests.demo.cycle import NODE, PLAYS, ROOT, TARGETS, Cycle, Play, PlayFailed, can_compile, can_unshare
 
 _MARK = ".rlinf-demo"
-_KINDS = {"index": "from the index", "sdist": "built from sdists", "git": "built from git commits", "wheel": "prebuilt wheels of releases"}
+_KINDS = {
+    "index": "from the index",
+    "sdist": "built from sdists",
+    "git": "built from git commits",
+    "wheel": "prebuilt wheels of releases",
+    "overlay": "with files of others",
+    "source": "built on the node",
+}
 
 
 def main() -> int:
@@ -27,6 +34,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / ".demo", help="where everything is made (default: .demo in the checkout)")
     parser.add_argument("--keep", action="store_true", help="keep bundle, node and upstream afterwards, to look at")
+    parser.add_argument(
+        "--targets", default="openvla,openvla-oft", help=f"what is installed, of {', '.join(TARGETS)} (default: %(default)s)"
+    )
     options = parser.parse_args()
     work = fresh(options.work.absolute())
     log = work / "log"
@@ -40,7 +50,7 @@ def main() -> int:
     if not compiler:
         print("No C compiler or no Python headers here: the package with C in it comes as a wheel.")
     try:
-        with Cycle(work, offline=offline, push=push, compiler=compiler) as cycle:
+        with Cycle(work, targets=options.targets.split(","), offline=offline, push=push, compiler=compiler) as cycle:
             passes = [run_pass(cycle, number, log) for number in (1, 2)]
             print_summary(cycle, passes)
     except (PlayFailed, Unexpected) as error:
