@@ -14,12 +14,8 @@ options:
     type: path
     required: true
 """
-    FETCH = r"""
+    NETWORK = r"""
 options:
-  jobs:
-    description: How many items are fetched at a time.
-    type: int
-    default: 8
   timeout:
     description:
       - Seconds after which one item that makes no progress, retries included, is given up.
@@ -28,10 +24,36 @@ options:
   url_rewrites:
     description:
       - Prefixes of URLs that are reached elsewhere, such as a mirror of GitHub. Keys and values end in a slash.
+      - A value may hold credentials, as in V(https://user:token@mirror.example/github/).
       - What is recorded in the bundle is always the original URL.
     type: dict
     default: {}
   proxy:
-    description: The proxy for HTTP and HTTPS, such as V(http://proxy.example:3128).
+    description:
+      - The proxy for HTTP and HTTPS, such as V(http://proxy.example:3128), with credentials if it asks for some.
+      - Without it, the environment's (E(https_proxy) and the like). The hosts of E(no_proxy) are reached without one in both cases.
+    type: str
+  ca_bundle:
+    description:
+      - A PEM file with the authorities that vouch for whatever is reached, in place of those of the system. Without it, E(SSL_CERT_FILE).
+      - Where hosts with public certificates are reached as well, it holds those authorities, too, as C(/etc/ssl/certs/ca-certificates.crt) does
+        once the other authority was added to the system's.
+    type: path
+"""
+    FETCH = (
+        NETWORK
+        + r"""
+  jobs:
+    description: How many items are fetched at a time.
+    type: int
+    default: 8
+"""
+    )
+    INDEX = r"""
+options:
+  index_url:
+    description:
+      - The package index, if it is not PyPI, such as V(https://mirror.example/simple/).
+      - Credentials in it are given to that host alone, for the files that it serves as well.
     type: str
 """

@@ -37,6 +37,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mirror import KEEP, mirror_config
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites, redact, without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import check_whole
 
@@ -100,7 +101,7 @@ class _Local(Fetcher):
     """A fetcher to which the old directory is what every URL leads to."""
 
     def __init__(self, records: Records) -> None:
-        super().__init__(Rewrites(), None, 60, 1, records=records)
+        super().__init__(Network(jobs=1), records=records)
         self.places: dict[str, Path] = {}
 
     def actual(self, url: str) -> str:
@@ -191,7 +192,7 @@ class _Adoption:
 
     def wheels(self) -> Iterator[Adopted]:
         """Take each wheel that the catalogue names, by its file name."""
-        fetcher = _Local(Records(self.bundle.records / "urls.json"))
+        fetcher = _Local(Records.of(self.bundle))
         cache = WheelCache(self.bundle, fetcher)
         known = {entry.filename: entry for name, entry in self.catalog.wheels.items() if name not in self.leave_out}
         for place in sorted((self.source / "wheels").glob("*.whl")):
@@ -205,7 +206,7 @@ class _Adoption:
 
     def assets(self) -> Iterator[Adopted]:
         """Take each asset of the catalogue that lies where it will lie on a node, below the old directory or its ``assets/``."""
-        fetcher = _Local(Records(self.bundle.records / "urls.json"))
+        fetcher = _Local(Records.of(self.bundle))
         cache = _Trees(self.bundle, fetcher)
         for name, entry in self.catalog.assets.items():
             place = next((top / entry.dest for top in (self.source / "assets", self.source) if (top / entry.dest).exists()), None)

@@ -68,6 +68,12 @@ class Outcome:
     def json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key not in ("before", "after")}
 
+    @property
+    def diff(self) -> dict[str, str]:
+        """The files of the repository."""
+        header, (before, after) = f"{self.name} (packages)", ("".join(f"{name}\n" for name in side) for side in (self.before, self.after))
+        return {"before_header": header, "after_header": header, "before": before, "after": after}
+
 
 @dataclass(frozen=True)
 class AptCache:

@@ -23,7 +23,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import chec
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import at_home, exclusive, remove, rename
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, committer, failure, session
-from ansible_collections.rlinf.offline.plugins.module_utils._mirror import Network, remote_refs
+from ansible_collections.rlinf.offline.plugins.module_utils._mirror import remote_refs
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url, without_userinfo
 
 NAMED = 10
@@ -218,12 +219,11 @@ def sync(
     fork.check()
     url = without_userinfo(fork.origin)
     kept = cache / RepositoryId.parse(fork.origin).mirror
-    options = {"rewrites": network.rewrites, "proxy": network.proxy, "timeout": network.timeout}
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_scratch(cache, check=check))
         local = stack.enter_context(session(url=scratch.as_uri()))
-        origin = stack.enter_context(session(url=fork.origin, **options))  # type: ignore[arg-type]
-        upstream = stack.enter_context(session(url=fork.upstream, **options))  # type: ignore[arg-type]
+        origin = stack.enter_context(session(url=fork.origin, network=network))
+        upstream = stack.enter_context(session(url=fork.upstream, network=network))
         found = Checkout.open(local, checkout, fork.origin) if checkout else None
         local.write("init", "--quiet", "--template=", "--", scratch, about="the scratch repository")
         store = found.objects if found else kept / "objects"

@@ -9,12 +9,11 @@ archive's and *tree* the digest of the paths, sizes and links that it unpacked t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -25,9 +24,8 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from ansible_collections.rlinf.offline.plugins.module_utils import _archive
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, FetchError, OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher, Records
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
-    exclusive,
     read_json,
     remove,
     sha256_bytes,
@@ -36,7 +34,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import check_whole
 
 Entry = TypeVar("Entry", bound="Wheel | Asset")
@@ -267,28 +265,3 @@ def tree_digest(root: Path) -> str:
             what = os.readlink(path) if os.path.islink(path) else "/" if name in folders else str(os.lstat(path).st_size)
             digest.update(f"{os.path.relpath(path, root)}\0{what}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def run(
-    cache: type[Cache[Entry]], entries: Sequence[Entry], params: Mapping[str, Any], what: str, *, check: bool, diff: bool
-) -> dict[str, Any]:
-    """Do the work of a module with its arguments and return its result.
-
-    :param what: what the entries are ("wheels"), for the message.
-    :raises OfflineError: at the end, if some entry failed; each is named, and the results are among the details.
-    """
-    bundle = Bundle(Path(params["bundle_dir"]).resolve())
-    held: contextlib.AbstractContextManager[None] = (
-        contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}")
-    )
-    with held:
-        records = Records(bundle.records / "urls.json")
-        fetcher = Fetcher(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"], params["jobs"], records=records)
-        outcomes = cache(bundle, fetcher).run(entries, check=check)
-    answer: dict[str, Any] = {"changed": any(outcome.changed for outcome in outcomes), "results": [outcome.json for outcome in outcomes]}
-    if diff:
-        answer["diff"] = [outcome.diff for outcome in outcomes if outcome.changed]
-    errors = [f"{outcome.name}: {outcome.reason}" for outcome in outcomes if outcome.state == "failed"]
-    if errors:
-        raise OfflineError("\n".join([f"{len(errors)} of {len(outcomes)} {what} failed:", *errors]), **answer)
-    return answer

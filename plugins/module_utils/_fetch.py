@@ -13,7 +13,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import os
-import random
 import re
 import shutil
 import threading
@@ -22,16 +21,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.utils import get_netrc_auth, should_bypass_proxies
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import FetchError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites, redact, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact, without_userinfo
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,10 +41,6 @@ CHUNK = 1 << 16
 """Bytes read from the network at a time."""
 SLOWEST = 1024
 """Bytes a second; a transfer that stays below it for the whole time limit makes no progress."""
-ATTEMPTS = 10
-"""How often one is made again without a byte of progress before a file is given up."""
-LONGEST_PAUSE = 8.0
-"""Seconds between two attempts at most, unless the server asks for more."""
 STARTS = 5
 """How often a file may be started over."""
 REDIRECTS = 10
@@ -111,6 +109,11 @@ class Records:
                 f"{path} is damaged. Take it from a backup of the bundle, or remove it and have every file fetched again."
             ) from None
 
+    @classmethod
+    def of(cls, bundle: Bundle) -> Records:
+        """Return those of a bundle."""
+        return cls(bundle.records / "urls.json")
+
     def get(self, url: str) -> Record | None:
         """Return what is known of *url*, credentials in it aside."""
         return self._known.get(without_userinfo(url))
@@ -136,23 +139,13 @@ class Records:
 class Fetcher:
     """Fetches files. One may be shared by threads; each has a session, and so connections, of its own.
 
-    :param rewrites: prefixes of URLs that are reached elsewhere; records and messages keep the original.
-    :param proxy: for http and https; the environment's proxies and ``~/.netrc`` are not read.
-    :param timeout: seconds without progress, retries included, after which a file is given up.
-    :param jobs: how many files :meth:`fetch_all` fetches at a time.
+    :param network: how servers are reached.
     :param records: where what was seen is kept; without it, only what a download itself says is enforced.
-    :param backoff: seconds before the first retry, doubled before each further one.
     """
 
-    def __init__(
-        self, rewrites: Rewrites, proxy: str | None, timeout: float, jobs: int, *, records: Records | None = None, backoff: float = 0.5
-    ) -> None:
-        self.rewrites = rewrites
-        self.proxy = proxy
-        self.timeout = timeout
-        self.jobs = jobs
+    def __init__(self, network: Network, *, records: Records | None = None) -> None:
+        self.network = network
         self.records = records
-        self.backoff = backoff
         self.stop = threading.Event()
         self._local = threading.local()
 
@@ -161,13 +154,7 @@ class Fetcher:
         """The session of this thread."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = _Session()
-            # a proxy or a login found in the environment would make a download depend on who runs it
-            session.trust_env = False
-            session.max_redirects = REDIRECTS
-            session.headers["Accept-Encoding"] = "identity"
-            session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or True
-            session.proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else {}
+            session = self._local.session = _Session(self.network)
         return session
 
     def fetch(self, download: Download) -> Fetched:
@@ -191,7 +178,7 @@ class Fetcher:
         """Return what *function* gives for each item, in their order, doing as many at a time as there are jobs."""
         if len(items) < 2:
             return [function(item) for item in items]
-        pool = ThreadPoolExecutor(max_workers=max(1, self.jobs), thread_name_prefix="fetch")
+        pool = ThreadPoolExecutor(max_workers=max(1, self.network.jobs), thread_name_prefix="fetch")
         try:
             return list(pool.map(function, items))
         except BaseException:
@@ -225,7 +212,7 @@ class Fetcher:
             local = _local_path(actual)
             return local.stat().st_size if local.is_file() else None
         try:
-            with self.session.head(actual, allow_redirects=True, timeout=min(self.timeout, 10)) as response:
+            with self.session.head(actual, allow_redirects=True, timeout=min(self.network.timeout, 10)) as response:
                 _raise_for_status(response)
                 return _number(response.headers.get("Content-Length"))
         except (_Refused, _Transient) as trouble:
@@ -236,7 +223,7 @@ class Fetcher:
     def page(self, url: str, accept: str) -> requests.Response | None:
         """Return the page of an index, or None where there is none to be had: whoever needs more of it then says why."""
         try:
-            with self.session.get(self.actual(url), headers={"Accept": accept}, timeout=min(self.timeout, 30)) as response:
+            with self.session.get(self.actual(url), headers={"Accept": accept}, timeout=min(self.network.timeout, 30)) as response:
                 return response if response.status_code == 200 else None
         except (_Refused, requests.RequestException, FetchError):
             return None
@@ -246,7 +233,7 @@ class Fetcher:
 
         :raises FetchError: by neither HTTP nor, where a rewrite leads there, a local file.
         """
-        actual = self.rewrites.apply(url)
+        actual = self.network.rewrites.apply(url)
         if urlsplit(actual).scheme not in ("http", "https") and (actual == url or not actual.startswith("file://")):
             raise FetchError(
                 f"{redact(url)}: only http and https URLs can be fetched. Correct the URL, or add a prefix of it to rlinf_url_rewrites."
@@ -297,7 +284,25 @@ class _Refused(Exception):
 
 
 class _Session(requests.Session):
-    """A session that follows no redirect from https to anything else."""
+    """A session that reaches each server as the network says, and follows no redirect from https to anything else."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        # what the environment says is part of the network; requests itself would look into more of it than git and uv do
+        self.trust_env = False
+        self.max_redirects = REDIRECTS
+        self.headers["Accept-Encoding"] = "identity"
+        self.verify = os.fspath(network.authorities) if network.authorities else os.environ.get("SSL_CERT_DIR") or True
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send one request; of a chain of redirects each comes here, without the credentials of another origin."""
+        url = str(request.url)
+        kwargs["proxies"] = {} if should_bypass_proxies(url, no_proxy=self.network.no_proxy) else self.network.proxies
+        login = None if "Authorization" in request.headers else self.network.login(url) or get_netrc_auth(url)
+        if login:
+            request.prepare_auth(login)
+        return super().send(request, **kwargs)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
@@ -524,14 +529,14 @@ class _Transfer:
         self.received += count
         if self.fetcher.stop.is_set():
             raise self._error("interrupted")
-        if self.received - self.marked >= SLOWEST * self.fetcher.timeout:
+        if self.received - self.marked >= SLOWEST * self.fetcher.network.timeout:
             self.mark, self.marked = time.monotonic(), self.received
         elif self._remaining() < 0:
-            raise self._error(f"only {self.received - self.marked} bytes came in {self.fetcher.timeout:g} seconds. {_AGAIN}")
+            raise self._error(f"only {self.received - self.marked} bytes came in {self.fetcher.network.timeout:g} seconds. {_AGAIN}")
 
     def _remaining(self) -> float:
         """Return the seconds left until the lack of progress ends the transfer."""
-        return self.mark + self.fetcher.timeout - time.monotonic()
+        return self.mark + self.fetcher.network.timeout - time.monotonic()
 
     def _pause(self, trouble: _Transient, *, progress: bool) -> None:
         """Wait before the next attempt, longer each time.
@@ -539,13 +544,11 @@ class _Transfer:
         :raises FetchError: there were enough of them, or the time is over.
         """
         self.failures = 0 if progress else self.failures + 1
-        pause = min(self.fetcher.backoff * 2 ** (self.failures - 1), LONGEST_PAUSE)
-        delay = 0.0 if progress else pause * random.uniform(0.5, 1.0)
-        delay = max(delay, trouble.wait)
+        delay = max(0.0 if progress else self.fetcher.network.pause(self.failures), trouble.wait)
         if self.failures >= ATTEMPTS:
             raise self._error(f"{trouble}; given up after {self.failures} attempts. {_AGAIN}")
         if delay >= self._remaining():
-            raise self._error(f"{trouble}; given up, since there was no progress within {self.fetcher.timeout:g} seconds. {_AGAIN}")
+            raise self._error(f"{trouble}; given up, since there was no progress within {self.fetcher.network.timeout:g} seconds. {_AGAIN}")
         if self.fetcher.stop.wait(delay):
             raise self._error("interrupted")
 
@@ -620,7 +623,7 @@ def _raise_for_status(response: requests.Response) -> None:
         wait = _retry_after(response.headers.get("Retry-After"))
         asked = f" and asks to wait {wait:g} seconds" if wait else ""
         raise _Transient(f"the server answers {status} {response.reason}{asked}", wait)
-    credentials = "If it is private, give credentials in the URL (https://user:token@host/…, best out of a vault); ~/.netrc is not read"
+    credentials = "If it is private, give credentials in the URL (https://user:token@host/…, best out of a vault) or in ~/.netrc"
     said = {
         401: f"the server asks for credentials (401). {credentials}",
         403: f"the server refuses access (403). {credentials}",
@@ -652,7 +655,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.TooManyRedirects):
         return f"more than {REDIRECTS} redirects. Give the URL that they end at"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "the server's certificate is not trusted. Where a proxy signs its own, name the file of its authority in SSL_CERT_FILE"
+        return "the server's certificate is not trusted. Name the file of its authority in rlinf_ca_bundle"
     inner = error.args[0] if error.args else error
     text = str(getattr(inner, "reason", None) or inner)
     return redact(text.rpartition("): ")[2] or text)

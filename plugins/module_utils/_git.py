@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import selectors
@@ -14,8 +15,9 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
@@ -23,7 +25,8 @@ from urllib.parse import urlsplit
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, Rewrites, redact
+from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, redact
 
 # GitPython looks for git when it is imported, and its complaint is no message for a user; _check_version says it
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -33,6 +36,9 @@ OLDEST = (2, 32)
 """The first git that knows GIT_CONFIG_GLOBAL, without which the user's settings could change the outcome."""
 TAIL = 3000
 """Characters of git's output that an error shows."""
+BROKEN = 4
+"""How often objects may have begun to come before a remote is given up."""
+_PROGRESS = re.compile(r"Receiving objects: +\d+%")
 
 # old histories hold these, harmless as they are; everything else that fsck finds while fetching is an error
 _TOLERATED = (
@@ -124,7 +130,7 @@ PROBLEMS = (
     _problem(
         "certificate",
         r"ssl certificate problem|certificate verif|server certificate",
-        "its TLS certificate could not be verified. Set SSL_CERT_FILE to the certificates of your network.",
+        "its TLS certificate could not be verified. Name the file of its authority in rlinf_ca_bundle.",
     ),
     _problem(
         "damaged",
@@ -174,7 +180,7 @@ class Git:
     """git with an environment of its own; made by :func:`session`."""
 
     env: Mapping[str, str]
-    timeout: float | None = None
+    network: Network = field(default_factory=Network)
     git_dir: Path | None = None
     tree: Path | None = None
 
@@ -206,17 +212,38 @@ class Git:
     def fetch(self, *arguments: str | os.PathLike[str], about: str) -> None:
         """Run a command that changes a repository of this machine and talks to a remote; it must show progress.
 
-        :raises GitError: it failed, or said nothing for the session's timeout.
+        :raises GitError: it failed, even when tried again, or said nothing for the network's time limit.
         """
         checkpoint(f"git {' '.join(os.fspath(argument) for argument in arguments[:2])}")
-        self.run(arguments, about=about, timeout=self.timeout)
+        self._patiently(arguments, about)
 
     def ask(self, *arguments: str | os.PathLike[str], about: str) -> str:
         """Return what a command that talks to a remote and changes nothing prints.
 
-        :raises GitError: it failed, or said nothing for the session's timeout.
+        :raises GitError: it failed, even when tried again, or said nothing for the network's time limit.
         """
-        return self.run(arguments, about=about, timeout=self.timeout).stdout
+        return self._patiently(arguments, about).stdout
+
+    def _patiently(self, arguments: Sequence[str | os.PathLike[str]], about: str) -> Output:
+        """Run a command that talks to a remote, again where another attempt may do better.
+
+        git cannot go on where a connection broke, so that what came counts for no more than a new time limit, and that a few times only.
+        """
+        mark, broken = time.monotonic(), 0
+        for failures in itertools.count(1):
+            output = self.run(arguments, about=about, timeout=self.network.timeout, check=False)
+            if not output.status:
+                return output
+            error = failure(about, output.stderr or output.stdout, os.fspath(arguments[0]), output.status)
+            if error.details["problem"] != "unreachable" or failures >= ATTEMPTS:
+                raise error
+            if _PROGRESS.search(output.stderr):
+                mark, broken = time.monotonic(), broken + 1
+            delay = self.network.pause(failures)
+            if broken >= BROKEN or time.monotonic() + delay - mark >= self.network.timeout:
+                raise error
+            time.sleep(delay)
+        raise AssertionError
 
     def run(
         self,
@@ -265,40 +292,33 @@ def failure(about: str, said: str, command: str = "", status: int = 1) -> GitErr
 
 
 @contextlib.contextmanager
-def session(
-    *,
-    url: str | None = None,
-    rewrites: Rewrites | None = None,
-    proxy: str | None = None,
-    timeout: float | None = None,
-    repos: Path | None = None,
-) -> Iterator[Git]:
+def session(*, url: str | None = None, network: Network | None = None, repos: Path | None = None) -> Iterator[Git]:
     """Make a git that knows only what is given here; its settings are in a private folder that goes with it.
 
-    Credentials in *url* and *rewrites* are handed to git by that folder, never by an argument, which every user of the machine could see.
+    Credentials in *url* and the rewrites are handed to git by that folder, those of a proxy by the environment, none by an argument, which
+    every user of the machine could see.
 
     :param url: the remote that is going to be asked, as the user gave it.
-    :param rewrites: prefixes of URLs that are reached elsewhere.
-    :param proxy: for http and https; the environment's if not given.
-    :param timeout: seconds without a word after which a remote is given up; None waits for ever.
+    :param network: how remotes are reached; not needed where none is.
     :param repos: a bundle's ``repos/``: then every host is looked for there, and the network is not used at all.
     """
-    rewrites = rewrites or Rewrites()
-    given = [url or "", *rewrites.prefixes.values()]
+    network = network or Network()
+    given = [url or "", *network.rewrites.prefixes.values()]
     with tempfile.TemporaryDirectory(prefix="rlinf-git-") as name:
         folder = Path(name)
         config, credentials = folder / "gitconfig", folder / "credentials"
         settings = [*_SETTINGS, *_PROTECTED]
-        settings += redirect_settings(repos) if repos else rewrites.git_config
+        settings += redirect_settings(repos) if repos else network.rewrites.git_config
         settings += [("credential.helper", f"store --file={shlex.quote(name)}/credentials")]
-        settings += [("http.proxy", proxy)] if proxy else []
-        settings += [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(timeout))))] if timeout else []
+        settings += [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(network.timeout))))]
+        # curl as it is built for most systems does not look at SSL_CERT_FILE
+        settings += [(key, os.fspath(network.authorities)) for key in ("http.sslCAInfo", "http.proxySSLCAInfo") if network.authorities]
         credentials.touch(mode=0o600)
         credentials.write_text("".join(f"{line}\n" for line in dict.fromkeys(filter(None, map(_credential, given)))), encoding="utf-8")
         config.touch(mode=0o600)
         config.write_text(config_text(settings), encoding="utf-8")
         schemes = {"file"} if repos else REMOTE_SCHEMES | ({"file"} if any(text.startswith("file:") for text in given) else set())
-        yield Git(_environment(folder, config, schemes, timeout), timeout)
+        yield Git({**_environment(folder, config, schemes, network.timeout), **network.variables}, network)
 
 
 def committer(repository: Path | None) -> tuple[str, str] | None:
@@ -328,8 +348,8 @@ def _credential(url: str) -> str | None:
     return f"{parts.scheme}://{user}:{password if colon else ''}@{parts.netloc.rpartition('@')[2]}"
 
 
-def _environment(folder: Path, config: Path, schemes: set[str] | frozenset[str], timeout: float | None) -> dict[str, str]:
-    connect = max(1, round(min(timeout or 60, 60)))
+def _environment(folder: Path, config: Path, schemes: set[str] | frozenset[str], timeout: float) -> dict[str, str]:
+    connect = max(1, round(min(timeout, 60)))
     protected = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(_PROTECTED)}
     protected |= {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(_PROTECTED)}
     return {

@@ -10,6 +10,7 @@ commit that was ever HEAD or asked for, so that none is lost when upstream rewri
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import threading
@@ -23,13 +24,16 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _lfs
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError, GitError, OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, rename, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, remove, rename
+from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records, write_records
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text
+from ansible_collections.rlinf.offline.plugins.module_utils._items import Tried, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._submodules import Submodule, read_submodules
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, Rewrites, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, without_userinfo
 
 REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 """What is mirrored: all branches and tags; pull requests are not."""
@@ -74,35 +78,15 @@ class MirrorResult:
     def json(self) -> dict[str, Any]:
         return {**asdict(self), "submodules": [asdict(submodule) for submodule in self.submodules]}
 
-
-@dataclass(frozen=True)
-class Network:
-    """How remotes are reached. *timeout*: seconds without a word after which one is given up; None waits for ever."""
-
-    rewrites: Rewrites = field(default_factory=Rewrites)
-    proxy: str | None = None
-    timeout: float | None = None
+    @property
+    def diff(self) -> dict[str, str]:
+        """The old and the new commit."""
+        header = f"{self.name} ({self.url})"
+        before, after = f"{self.old_commit}\n" if self.old_commit else "", f"{self.commit or 'known when it is fetched'}\n"
+        return {"before_header": header, "after_header": header, "before": before, "after": after}
 
 
 # -- records -------------------------------------------------------------------------------------------------------------------
-
-
-def read_records(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Return the frozen commits: for each mirror its ``url``, ``version``, ``commit``, ``default_branch`` and ``cut_off``.
-
-    :raises BundleError: the file is damaged.
-    """
-    try:
-        records: dict[str, dict[str, Any]] = read_json(bundle.records / "repositories.json", BundleError)
-    except FileNotFoundError:
-        return {}
-    return records
-
-
-def write_records(bundle: Bundle, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the frozen commits of all mirrors."""
-    bundle.records.mkdir(parents=True, exist_ok=True)
-    write_json(bundle.records / "repositories.json", records)
 
 
 def _record(bundle: Bundle, result: MirrorResult) -> None:
@@ -474,13 +458,11 @@ def _sweep(place: Path) -> None:
 def mirror(
     bundle: Bundle,
     repository: Repository,
+    network: Network,
     *,
     cut_off: str | None = None,
     frozen: Mapping[str, Any] | None = None,
     move: bool = False,
-    rewrites: Rewrites | None = None,
-    proxy: str | None = None,
-    timeout: float | None = None,
     also: Sequence[str] = (),
     check: bool = False,
 ) -> MirrorResult:
@@ -489,7 +471,6 @@ def mirror(
     :param cut_off: for an entry without a version, the date or time up to which the default branch is followed.
     :param frozen: its record; the commit stays unless the version or cut-off changed.
     :param move: whether the frozen commit may move.
-    :param timeout: seconds without a word from the remote after which it is given up.
     :param also: further commits, or refs by full name, that the mirror must hold.
     :param check: only say what would happen (``git ls-remote``).
     :raises CatalogError: the URL or version cannot be used.
@@ -502,7 +483,7 @@ def mirror(
     if cut_off:
         cut_off_time(cut_off)
     stays = bool(frozen) and not move and frozen is not None and (frozen["version"], frozen["cut_off"]) == (repository.version, cut_off)
-    with session(url=repository.url, rewrites=rewrites, proxy=proxy, timeout=timeout) as git, _in_work(bundle, repository):
+    with session(url=repository.url, network=network) as git, _in_work(bundle, repository):
         work = _Work(git, bundle, repository, cut_off, frozen if stays else None, tuple(also))
         plan = work.plan()
         commit = work.apply(plan) if plan.reasons and not check else plan.commit or ""
@@ -527,60 +508,36 @@ def mirror(
     return replace(result, seconds=round(time.monotonic() - start, 3))
 
 
-def plan(bundle: Bundle, repository: Repository, **options: Any) -> MirrorResult:
-    """Return what :func:`mirror` would do with the same arguments; nothing is written."""
-    return mirror(bundle, repository, **options, check=True)
-
-
 def mirror_one(
-    bundle: Bundle,
-    repository: Repository,
-    *,
-    cut_off: str | None = None,
-    move: bool = False,
-    rewrites: Rewrites | None = None,
-    proxy: str | None = None,
-    timeout: float | None = None,
-    check: bool = False,
+    bundle: Bundle, repository: Repository, network: Network, *, cut_off: str | None = None, move: bool = False, check: bool = False
 ) -> MirrorResult:
     """Mirror one repository and, if its entry says so, its submodules; and record their commits.
 
     :raises OfflineError: as :func:`mirror`; of a submodule the path is named.
     """
-    network = Network(rewrites or Rewrites(), proxy, timeout)
     return _Family(bundle, network, check).bring(repository, cut_off, move)
 
 
 def mirror_all(
     bundle: Bundle,
     repositories: Sequence[Repository],
+    network: Network,
     *,
     cut_off: str | None = None,
     move: bool = False,
-    rewrites: Rewrites | None = None,
-    proxy: str | None = None,
-    timeout: float | None = None,
-    jobs: int = 8,
     check: bool = False,
-) -> list[MirrorResult | OfflineError]:
-    """Mirror repositories side by side; return for each its result or the error that it ended with, in their order.
+) -> list[Tried]:
+    """Mirror repositories side by side; return what became of each, in their order.
 
-    :param jobs: how many at a time.
     :raises CatalogError: two entries name one repository.
     """
     _refuse_twins(repositories)
 
-    def one(repository: Repository) -> MirrorResult | OfflineError:
-        try:
-            return mirror_one(bundle, repository, cut_off=cut_off, move=move, rewrites=rewrites, proxy=proxy, timeout=timeout, check=check)
-        except OfflineError as error:
-            return error
-        except OSError as error:
-            return GitError(
-                f"repository {repository.name}: {error.filename or bundle.repos}: {error.strerror or error}. Mend this and run again."
-            )
+    def one(repository: Repository) -> Tried:
+        work = functools.partial(mirror_one, bundle, repository, network, cut_off=cut_off, move=move, check=check)
+        return attempt(repository.name, work)
 
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, network.jobs)) as pool:
         return list(pool.map(one, repositories))
 
 
@@ -607,8 +564,7 @@ class _Family:
     def bring(self, repository: Repository, cut_off: str | None, move: bool, also: tuple[str, ...] = ()) -> MirrorResult:
         """Mirror a repository, record it, and go on with its submodules."""
         frozen = read_records(self.bundle).get(repository.id.mirror)
-        options = {"rewrites": self.network.rewrites, "proxy": self.network.proxy, "timeout": self.network.timeout}
-        result = mirror(self.bundle, repository, cut_off=cut_off, frozen=frozen, move=move, also=also, check=self.check, **options)  # type: ignore[arg-type]
+        result = mirror(self.bundle, repository, self.network, cut_off=cut_off, frozen=frozen, move=move, also=also, check=self.check)
         if not self.check:
             _record(self.bundle, result)
         return self._with_submodules(result, also[0] if also else result.commit) if repository.submodules else result
@@ -638,15 +594,7 @@ class _Family:
             raise type(error)(f"submodule {submodule.path}: {error}", **error.details) from None
 
 
-def ensure_commit(
-    bundle: Bundle,
-    url: str,
-    commit_or_ref: str,
-    *,
-    rewrites: Rewrites | None = None,
-    proxy: str | None = None,
-    timeout: float | None = None,
-) -> str:
+def ensure_commit(bundle: Bundle, url: str, commit_or_ref: str, network: Network) -> str:
     """See to it that the mirror of a repository holds a commit that perhaps no branch or tag holds, and return the commit.
 
     The network is asked only for what is not there yet. HEAD stays; a repository without a mirror gets one.
@@ -672,9 +620,7 @@ def ensure_commit(
         repository = Repository(name.name, url, frozen["version"] if frozen else None)
         wanted = (commit_or_ref,) if _COMMIT.match(commit_or_ref) or commit_or_ref.startswith("refs/") else ()
         cut_off = frozen["cut_off"] if frozen else None
-        _record(
-            bundle, mirror(bundle, repository, cut_off=cut_off, frozen=frozen, rewrites=rewrites, proxy=proxy, timeout=timeout, also=wanted)
-        )
+        _record(bundle, mirror(bundle, repository, network, cut_off=cut_off, frozen=frozen, also=wanted))
         found = next(filter(None, (_peeled(store, candidate) for candidate in (*names, commit_or_ref))), None)
     if not found:
         raise GitError(

@@ -5,15 +5,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import secrets
+
+ON_BASTION = "Install the collection's requirements.txt into the Python that runs ansible-playbook, or set rlinf_bastion_python."
+ON_NODE = "Run the playbook rlinf.offline.prepare for this node first."
+
+NETWORK: dict[str, Any] = {
+    "timeout": {"type": "int", "default": 120},
+    "url_rewrites": {"type": "dict", "default": {}},
+    "proxy": {"type": "str"},
+    "ca_bundle": {"type": "path"},
+}
+"""The arguments of modules that use the network (fragment ``rlinf.offline.bundle.network``, class ``_network.Network``)."""
+FETCH: dict[str, Any] = {"bundle_dir": {"type": "path", "required": True}, "jobs": {"type": "int", "default": 8}, **NETWORK}
+"""Those of modules that fetch into a bundle (fragments ``rlinf.offline.bundle`` and ``rlinf.offline.bundle.fetch``)."""
+INDEX: dict[str, Any] = {"index_url": {"type": "str"}}
+"""That of modules that use a package index (fragment ``rlinf.offline.bundle.index``)."""
 
 
 def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
@@ -55,5 +74,12 @@ def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> Non
     module.fail_json(msg=f"The Python at {sys.executable} lacks {', '.join(missing)}. {remedy}")
 
 
-ON_BASTION = "Install the collection's requirements.txt into the Python that runs ansible-playbook, or set rlinf_bastion_python."
-ON_NODE = "Run the playbook rlinf.offline.prepare for this node first."
+@contextlib.contextmanager
+def opened(module: AnsibleModule) -> Iterator[Bundle]:
+    """Give the bundle that ``bundle_dir`` names, for this process alone; a check only reads, and holds up nobody.
+
+    :raises OfflineError: another process of this machine works on it.
+    """
+    bundle = Bundle(Path(module.params["bundle_dir"]).resolve())
+    with contextlib.nullcontext() if module.check_mode else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        yield bundle

@@ -152,7 +152,7 @@ def gather(bundle: Bundle, tools: Iterable[Tool], fetcher: Fetcher) -> None:
     downloads = [Download(tool.url, bundle.tools / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
     failed = [str(outcome) for outcome in fetcher.fetch_all(downloads) if isinstance(outcome, Exception)]
     if failed:
-        raise BundleError("\n".join(failed))
+        raise BundleError("\n".join([f"{len(failed)} of {len(wanted)} wheels of tools/ failed:", *failed]))
     for path in set(bundle.tools.glob("*.whl")) - {bundle.tools / tool.filename for tool in wanted}:
         remove(path)
 

@@ -125,19 +125,16 @@ results:
       type: float
 """
 
-import contextlib
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Source
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 SOURCE: dict[str, Any] = {
     "url": {"type": "str", "required": True},
@@ -153,11 +150,7 @@ RELEASE: dict[str, Any] = {
     "states": {"type": "list", "elements": "path", "default": []},
 }
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
+    **FETCH,
     "releases": {"type": "list", "elements": "dict", "required": True, "options": RELEASE},
     "update": {"type": "list", "elements": "str", "default": []},
 }
@@ -174,33 +167,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     from ansible_collections.rlinf.offline.plugins.module_utils import _apt_cache
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 
-    params = module.params
-    bundle = Bundle(Path(params["bundle_dir"]).resolve())
-    results: list[dict[str, Any]] = []
-    diffs, errors = [], []
-    with contextlib.nullcontext() if module.check_mode else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
-        records = Records(bundle.records / "urls.json")
-        proxy = params["proxy"] or None
-        fetcher = Fetcher(Rewrites(params["url_rewrites"]), proxy, params["timeout"], params["jobs"], records=records)
-        cache = _apt_cache.AptCache(bundle, fetcher, proxy, None, params["timeout"], frozenset(params["update"]))
-        for entry in params["releases"]:
-            start = time.monotonic()
-            try:
-                outcome = cache.bring(release_of(entry), check=module.check_mode)
-            except OfflineError as error:
-                errors.append(f"{entry['name']}: {error}")
-                outcome = _apt_cache.Outcome(entry["name"], False, "failed", str(error))
-            results.append({**outcome.json, "seconds": round(time.monotonic() - start, 1)})
-            if outcome.changed:
-                header = f"{outcome.name} (packages)"
-                texts = {side: "".join(f"{name}\n" for name in getattr(outcome, side)) for side in ("before", "after")}
-                diffs.append({"before_header": header, "after_header": header, **texts})
-    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
-    if module._diff:
-        answer["diff"] = diffs
-    if errors:
-        raise OfflineError("\n".join([f"The system packages of {len(errors)} of {len(results)} releases failed:", *errors]), **answer)
-    return answer
+    network, update, check = Network.of(module.params), frozenset(module.params["update"]), module.check_mode
+    with opened(module) as bundle:
+        fetcher = Fetcher(network, records=Records.of(bundle))
+        ca_bundle = str(network.authorities) if network.authorities else None
+        cache = _apt_cache.AptCache(bundle, fetcher, network.proxy, ca_bundle, network.timeout, update)
+        releases = map(release_of, module.params["releases"])
+        outcomes = [attempt(release.name, partial(cache.bring, release, check=check)) for release in releases]
+    return answer(outcomes, "releases", diff=module._diff)
 
 
 def release_of(entry: dict[str, Any]) -> Any:

@@ -113,7 +113,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 ASSET: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -124,12 +126,8 @@ ASSET: dict[str, Any] = {
     "strip": {"type": "bool", "default": False},
 }
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
     "assets": {"type": "list", "elements": "dict", "required": True, "options": ASSET},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -141,10 +139,13 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all assets; fail at the end if one could not be."""
-    from ansible_collections.rlinf.offline.plugins.module_utils import _cache
+    from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 
-    assets = [Asset(**item) for item in module.params["assets"]]
-    return _cache.run(_cache.AssetCache, assets, module.params, "assets", check=module.check_mode, diff=module._diff)
+    network, assets = Network.of(module.params), [Asset(**item) for item in module.params["assets"]]
+    with opened(module) as bundle:
+        outcomes = AssetCache(bundle, Fetcher(network, records=Records.of(bundle))).run(assets, check=module.check_mode)
+    return answer(outcomes, "assets", diff=module._diff)
 
 
 if __name__ == "__main__":

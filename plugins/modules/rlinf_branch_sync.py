@@ -22,6 +22,7 @@ description:
   - Credentials come from the URL, C(~/.netrc) or the SSH agent.
 extends_documentation_fragment:
   - rlinf.offline.attributes
+  - rlinf.offline.bundle.network
 options:
   origin:
     description: The URL of the fork, https or SSH. It is pushed to.
@@ -63,17 +64,6 @@ options:
     description:
       - Who rebases, as V(Name <address>). The authors of commits stay.
       - Without it, what git knows as C(user.name) and C(user.email), of the checkout or of the user.
-    type: str
-  timeout:
-    description: Seconds without a word after which a remote is given up.
-    type: int
-    default: 120
-  url_rewrites:
-    description: Prefixes of URLs that are reached elsewhere. Keys and values end in a slash.
-    type: dict
-    default: {}
-  proxy:
-    description: The proxy for HTTP and HTTPS, such as V(http://proxy.example:3128).
     type: str
 requirements:
   - git 2.32 or newer
@@ -160,8 +150,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._module import NETWORK, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 BRANCH: dict[str, Any] = {"name": {"type": "str", "required": True}, "base": {"type": "str", "required": True}}
 ARGUMENTS: dict[str, Any] = {
@@ -172,9 +162,7 @@ ARGUMENTS: dict[str, Any] = {
     "follow": {"type": "list", "elements": "str", "default": ["main", "release/v0.1"]},
     "branches": {"type": "list", "elements": "dict", "default": [], "options": BRANCH},
     "committer": {"type": "str"},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
+    **NETWORK,
 }
 
 
@@ -187,11 +175,8 @@ def main() -> None:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all branches up to date; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _branches
-    from ansible_collections.rlinf.offline.plugins.module_utils._mirror import Network
 
-    params = module.params
-    network = Network(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"])
-    return _branches.run(params, network, check=module.check_mode, diff=module._diff)
+    return _branches.run(module.params, Network.of(module.params), check=module.check_mode, diff=module._diff)
 
 
 if __name__ == "__main__":

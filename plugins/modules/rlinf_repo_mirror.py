@@ -160,18 +160,14 @@ results:
       type: float
 """
 
-import contextlib
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 REPOSITORY: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -181,14 +177,10 @@ REPOSITORY: dict[str, Any] = {
     "lfs": {"type": "bool", "default": False},
 }
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
     "repos": {"type": "list", "elements": "dict", "required": True, "options": REPOSITORY},
     "cut_off": {"type": "str"},
     "update": {"type": "bool", "default": False},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -202,54 +194,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Mirror all repositories; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils._mirror import mirror_all
 
-    params = module.params
-    bundle = Bundle(Path(params["bundle_dir"]).resolve())
+    params, network = module.params, Network.of(module.params)
     repositories = [Repository(**{**item, "version": item["version"] or None}) for item in params["repos"]]
-    with contextlib.nullcontext() if module.check_mode else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+    with opened(module) as bundle:
         outcomes = mirror_all(
-            bundle,
-            repositories,
-            cut_off=params["cut_off"] or None,
-            move=params["update"],
-            rewrites=Rewrites(params["url_rewrites"]),
-            proxy=params["proxy"] or None,
-            timeout=params["timeout"],
-            jobs=params["jobs"],
-            check=module.check_mode,
+            bundle, repositories, network, cut_off=params["cut_off"] or None, move=params["update"], check=module.check_mode
         )
-    results = [
-        failed(repository, outcome) if isinstance(outcome, OfflineError) else outcome.json
-        for repository, outcome in zip(repositories, outcomes, strict=True)
-    ]
-    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
-    if module._diff:
-        answer["diff"] = [difference(result) for result in results if result["changed"]]
-    errors = [str(outcome) for outcome in outcomes if isinstance(outcome, OfflineError)]
-    if errors:
-        raise OfflineError("\n".join([f"{len(errors)} of {len(results)} repositories could not be mirrored:", *errors]), **answer)
-    return answer
-
-
-def failed(repository: Repository, error: OfflineError) -> dict[str, Any]:
-    """Return the result of a repository that could not be mirrored."""
-    problem = error.details.get("problem", "other")
-    return {
-        "name": repository.name,
-        "changed": False,
-        "state": "failed",
-        "reason": str(error),
-        "problem": problem,
-        "bytes": 0,
-        "seconds": 0.0,
-    }
-
-
-def difference(result: dict[str, Any]) -> dict[str, str]:
-    """Return the old and the new commit of one repository as a diff."""
-    header = f"{result['name']} ({without_userinfo(result['url'])})"
-    before = f"{result['old_commit']}\n" if result["old_commit"] else ""
-    after = f"{result['commit'] or 'known when it is fetched'}\n"
-    return {"before_header": header, "after_header": header, "before": before, "after": after}
+    return answer(outcomes, "repositories", diff=module._diff)
 
 
 if __name__ == "__main__":

@@ -106,19 +106,15 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Repository, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
     "catalog": {"type": "dict", "required": True},
     "targets": {"type": "list", "elements": "str", "required": True},
     "further": {"type": "list", "elements": "str", "default": []},
     "leave_out": {"type": "list", "elements": "str", "default": []},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -142,8 +138,7 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
         targets=[(target, catalog.repositories[target.project]) for target in catalog.select(params["targets"])],
     )
     bundle = Bundle(Path(params["bundle_dir"]).resolve())
-    records = Records(bundle.records / "urls.json")
-    fetcher = Fetcher(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"], params["jobs"], records=records)
+    fetcher = Fetcher(Network.of(params), records=Records.of(bundle))
     results = [item.json for item in survey(bundle, wanted, fetcher, jobs=params["jobs"])]
     return {"changed": False, "results": results}
 

@@ -18,6 +18,7 @@ extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
   - rlinf.offline.bundle.fetch
+  - rlinf.offline.bundle.index
 options:
   requirements:
     description:
@@ -35,9 +36,6 @@ options:
   uv:
     description: The uv to use. By default the one beside the interpreter that runs this module, or the first on PATH.
     type: path
-  index_url:
-    description: The package index, if it is not PyPI.
-    type: str
 requirements:
   - uv
   - requests
@@ -82,23 +80,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._items import Tried, answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_uv, isolated_environment
 
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
+    **INDEX,
     "requirements": {"type": "str", "required": True},
     "platform": {"type": "str", "default": "x86_64-manylinux_2_31"},
     "collection_dir": {"type": "path"},
     "uv": {"type": "path"},
-    "index_url": {"type": "str"},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -110,31 +105,17 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring wheels and archive, or say what is missing."""
-    bundle = Bundle(Path(module.params["bundle_dir"]).absolute())
-    if module.check_mode:
-        return report(module, bundle)
-    bundle.tools.mkdir(parents=True, exist_ok=True)
-    with exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
-        return report(module, bundle)
+    network, folder = Network.of(module.params), module.params["collection_dir"]
+    with opened(module) as bundle:
+        if not module.check_mode:
+            bundle.tools.mkdir(parents=True, exist_ok=True)
+        outcomes = wheels(module, bundle, network)
+        if folder:
+            outcomes.append(archive(Path(folder).resolve(), bundle, check=module.check_mode))
+    return answer(outcomes, "tools", diff=module._diff)
 
 
-def report(module: AnsibleModule, bundle: Bundle) -> dict[str, Any]:
-    results = wheels(module, bundle)
-    if module.params["collection_dir"]:
-        results.append(archive(Path(module.params["collection_dir"]).resolve(), bundle, check=module.check_mode))
-    answer: dict[str, Any] = {"changed": any(result["changed"] for result in results), "results": results}
-    if module._diff:
-        lines = [(result["name"], result["changed"]) for result in results]
-        answer["diff"] = {
-            "before_header": "tools",
-            "after_header": "tools",
-            "before": "".join(f"{name}\n" for name, changed in lines if not changed),
-            "after": "".join(f"{name}\n" for name, _changed in lines),
-        }
-    return answer
-
-
-def wheels(module: AnsibleModule, bundle: Bundle) -> list[dict[str, Any]]:
+def wheels(module: AnsibleModule, bundle: Bundle, network: Network) -> list[Tried]:
     """Bring the wheels; the index is asked only when the requirements are others than those recorded."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _tools
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
@@ -146,35 +127,29 @@ def wheels(module: AnsibleModule, bundle: Bundle) -> list[dict[str, Any]]:
     digest, known = _tools.chosen_by(requirements, platform), _tools.read_record(bundle)
     same = known.get("chosen_by") == digest
     if module.check_mode and not same:
-        return [_result(line, True, "absent", "would be fetched") for line in requirements.lines]
-    tools = [_tools.Tool(**wheel) for wheel in known["wheels"]] if same else _tools.choose(requirements, platform, uv_of(params, bundle))
+        return [outcome_of(line, True, "absent", "would be fetched") for line in requirements.lines]
+    if same:
+        tools = [_tools.Tool(**wheel) for wheel in known["wheels"]]
+    else:
+        env = {**isolated_environment(bundle.cache / "uv"), **network.uv_variables}
+        tools = _tools.choose(requirements, platform, Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env))
     present = {tool.filename for tool in tools if tool.present(bundle)}
     listed = bundle.tools / REQUIREMENTS
     written = listed.is_file() and listed.read_text(encoding="utf-8") == _tools.requirements_text(tools)
     if not module.check_mode and (len(present) < len(tools) or not same or not written):
-        _tools.gather(bundle, tools, Fetcher(Rewrites(params["url_rewrites"]), params["proxy"] or None, params["timeout"], params["jobs"]))
+        _tools.gather(bundle, tools, Fetcher(network))
         _tools.record(bundle, digest, tools)
     state = "absent" if module.check_mode else "present"
-    results = [
-        _result(tool.filename, False, "present", "there before", tool.size)
+    outcomes = [
+        outcome_of(tool.filename, False, "present", "there before", tool.size)
         if tool.filename in present
-        else _result(tool.filename, True, state, "was missing", tool.size)
+        else outcome_of(tool.filename, True, state, "was missing", tool.size)
         for tool in tools
     ]
-    return [*results, *([] if written else [_result(listed.name, True, state, "the wheels are others")])]
+    return [*outcomes, *([] if written else [outcome_of(listed.name, True, state, "the wheels are others")])]
 
 
-def uv_of(params: dict[str, Any], bundle: Bundle) -> Uv:
-    """Return a uv that asks the index given, and nothing of the user's settings."""
-    env = isolated_environment(bundle.cache / "uv")
-    if params["index_url"]:
-        env["UV_DEFAULT_INDEX"] = params["index_url"]
-    if params["proxy"]:
-        env |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), params["proxy"])
-    return Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env)
-
-
-def archive(root: Path, bundle: Bundle, *, check: bool) -> dict[str, Any]:
+def archive(root: Path, bundle: Bundle, *, check: bool) -> Tried:
     """Have this collection's archive in the bundle, for a control node without network."""
     from ansible_collections.rlinf.offline.plugins.module_utils._tools import ARCHIVE, archive_bytes, collection_files
 
@@ -182,13 +157,13 @@ def archive(root: Path, bundle: Bundle, *, check: bool) -> dict[str, Any]:
     there = place.is_file() and sha256_file(place) == sha256_bytes(content)
     if not there and not check:
         atomic_write(place, content)
-    return _result(
-        ARCHIVE, not there, "absent" if check and not there else "present", "there before" if there else "other files", len(content)
-    )
+    state, reason = ("absent" if check and not there else "present"), ("there before" if there else "other files")
+    return outcome_of(ARCHIVE, not there, state, reason, len(content))
 
 
-def _result(name: str, changed: bool, state: str, reason: str, size: int | None = None) -> dict[str, Any]:
-    return {"name": name, "changed": changed, "state": state, "reason": reason, "bytes": size}
+def outcome_of(name: str, changed: bool, state: str, reason: str, size: int | None = None) -> Tried:
+    result = {"name": name, "changed": changed, "state": state, "reason": reason, "bytes": size}
+    return Tried(result, {"before_header": "tools", "after_header": "tools", "before": "", "after": f"{name}\n"})
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 WHEEL: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -115,12 +117,8 @@ WHEEL: dict[str, Any] = {
     "python": {"type": "str"},
 }
 ARGUMENTS: dict[str, Any] = {
-    "bundle_dir": {"type": "path", "required": True},
+    **FETCH,
     "wheels": {"type": "list", "elements": "dict", "required": True, "options": WHEEL},
-    "jobs": {"type": "int", "default": 8},
-    "timeout": {"type": "int", "default": 120},
-    "url_rewrites": {"type": "dict", "default": {}},
-    "proxy": {"type": "str"},
 }
 
 
@@ -132,10 +130,13 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all wheels; fail at the end if one could not be."""
-    from ansible_collections.rlinf.offline.plugins.module_utils import _cache
+    from ansible_collections.rlinf.offline.plugins.module_utils._cache import WheelCache
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 
-    wheels = [Wheel(**item) for item in module.params["wheels"]]
-    return _cache.run(_cache.WheelCache, wheels, module.params, "wheels", check=module.check_mode, diff=module._diff)
+    network, wheels = Network.of(module.params), [Wheel(**item) for item in module.params["wheels"]]
+    with opened(module) as bundle:
+        outcomes = WheelCache(bundle, Fetcher(network, records=Records.of(bundle))).run(wheels, check=module.check_mode)
+    return answer(outcomes, "wheels", diff=module._diff)
 
 
 if __name__ == "__main__":

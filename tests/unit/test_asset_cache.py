@@ -18,8 +18,11 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _cache
+from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from tests.support.upstream import Fault, Upstream
 from tests.support.wheels import sha256
 from tests.unit.conftest import ModuleFailed
@@ -263,7 +266,9 @@ def test_killed_at_every_step_it_ends_whole(tmp_path: Path, upstream: Upstream, 
         else:
             break
         now = tree_hash(robot) if robot.exists() else None
-        _cache.run(_cache.AssetCache, [Asset(**args["assets"][0])], {**args, "proxy": None, "jobs": 1}, "assets", check=False, diff=False)
+        again = Fetcher(Network.of(args), records=Records.of(Bundle(bundle)))
+        [outcome] = AssetCache(Bundle(bundle), again).run([Asset(**args["assets"][0])], check=False)
+        assert outcome.state == "present", outcome
         new = new or tree_hash(robot)
         assert now in (None, old, new)
         assert tree_hash(robot) == new != old

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _git, _git_config
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._submodules import resolve_relative
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
 from tests.support.origins import Origin, git
@@ -37,8 +38,8 @@ def origin(upstream: Upstream) -> Origin:
     return made
 
 
-def rewrites(upstream: Upstream) -> Rewrites:
-    return Rewrites({GITHUB: f"{upstream.url}/git/github.com/"})
+def through(upstream: Upstream, timeout: float = 10) -> Network:
+    return Network(Rewrites({GITHUB: f"{upstream.url}/git/github.com/"}), timeout=timeout, backoff=0.001)
 
 
 # -- failures told apart
@@ -112,7 +113,7 @@ def test_the_users_settings_and_variables_do_not_come_through(
     monkeypatch.setenv("GIT_SSL_CAINFO", "/nowhere")
     monkeypatch.setenv("GIT_CONFIG_PARAMETERS", "'http.proxy=http://127.0.0.1:1'")
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", str(home / ".gitconfig"))
-    with _git.session(rewrites=rewrites(upstream), timeout=10) as session:
+    with _git.session(network=through(upstream)) as session:
         assert origin.bare.is_dir()
         assert "refs/heads/main" in session.ask("ls-remote", "--", origin.url, about="x")
         # the credential helper and the like lie in a folder of the session
@@ -153,7 +154,7 @@ def test_only_the_allowed_transports_are_used(url: str) -> None:
 
 def test_file_is_allowed_where_a_rewrite_leads_there(origin: Origin, upstream: Upstream) -> None:
     to_files = Rewrites({GITHUB: f"file://{upstream.root}/git/github.com/"})
-    with _git.session(url=origin.url, rewrites=to_files) as session:
+    with _git.session(url=origin.url, network=Network(to_files)) as session:
         assert "refs/heads/main" in session.ask("ls-remote", "--", origin.url, about="x")
 
 
@@ -167,14 +168,14 @@ def test_credentials_of_a_url_reach_the_remote_but_no_argument(
     upstream.require_login("/git/", user, password.replace("%2F", "/"))
     trace = tmp_path / "trace"
     userinfo = f"{user}:{password}@" if password else f"{user}@"
-    with _git.session(url=f"https://{userinfo}github.com/owner/name.git", rewrites=rewrites(upstream), timeout=10) as session:
+    with _git.session(url=f"https://{userinfo}github.com/owner/name.git", network=through(upstream)) as session:
         with pytest.raises(GitError) as refused:
             session.ask("ls-remote", "--", origin.url, about="x")
         assert refused.value.details["problem"] == "credentials"
     # the credentials are the rewrite's now, as for a mirror that asks who comes
     authority = upstream.url.partition("://")[2]
     told = Rewrites({GITHUB: f"http://{userinfo}{authority}/git/github.com/"})
-    with _git.session(url=origin.url, rewrites=told, timeout=10) as session:
+    with _git.session(url=origin.url, network=Network(told)) as session:
         output = session.run(["ls-remote", "--", origin.url], about="x", env={"GIT_TRACE": str(trace)})
     assert "refs/heads/main" in output.stdout
     assert (password or user) not in trace.read_text()
@@ -192,7 +193,7 @@ def test_the_sessions_folder_is_private_and_goes(tmp_path: Path) -> None:
 
 def test_a_silent_server_is_given_up(origin: Origin, upstream: Upstream) -> None:
     upstream.always("/git/*", Fault(stall_before_headers=True))
-    with _git.session(rewrites=rewrites(upstream), timeout=1) as session, pytest.raises(GitError) as error:
+    with _git.session(network=through(upstream, timeout=1)) as session, pytest.raises(GitError) as error:
         session.ask("ls-remote", "--", origin.url, about="x")
     assert error.value.details["problem"] == "unreachable"
 

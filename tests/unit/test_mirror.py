@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -24,12 +25,17 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repo
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
 from tests.support.origins import Origin, git
 from tests.support.upstream import Fault, Upstream
 
 GITHUB = "https://github.com/"
 TreeHash = Callable[..., dict[str, tuple[str, ...]]]
+
+
+def network(rewrites: dict[str, str]) -> Network:
+    return Network(Rewrites(rewrites), timeout=20, jobs=4, backoff=0.001)
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Site:
     bundle: Bundle
 
     @property
-    def rewrites(self) -> Rewrites:
-        return Rewrites({GITHUB: f"{self.upstream.url}/git/github.com/"})
+    def network(self) -> Network:
+        return network({GITHUB: f"{self.upstream.url}/git/github.com/"})
 
     def origin(self, name: str = "owner/name", branch: str = "main") -> Origin:
         made = Origin(self.upstream.root, f"github.com/{name}.git", branch)
@@ -50,9 +56,7 @@ class Site:
 
     def mirror(self, origin: Origin, **options: Any) -> _mirror.MirrorResult:
         entry = {key: options.pop(key) for key in ("version", "submodules", "lfs") if key in options}
-        return _mirror.mirror_one(
-            self.bundle, Repository("it", origin.url, **entry), **{"rewrites": self.rewrites, "timeout": 20, **options}
-        )
+        return _mirror.mirror_one(self.bundle, Repository("it", origin.url, **entry), options.pop("network", self.network), **options)
 
     def place(self, origin: Origin) -> Path:
         return self.bundle.repos / origin.bare.relative_to(self.upstream.root / "git")
@@ -109,8 +113,7 @@ def test_a_mirror_names_neither_credential_nor_rewrite_nor_this_machine(site: Si
     origin = site.origin()
     site.upstream.require_login("/git/", "x-token", "s3cret")
     authority = site.upstream.url.partition("://")[2]
-    rewrites = Rewrites({GITHUB: f"http://x-token:s3cret@{authority}/git/github.com/"})
-    result = _mirror.mirror_one(site.bundle, Repository("it", origin.url), rewrites=rewrites, timeout=20)
+    result = site.mirror(origin, network=network({GITHUB: f"http://x-token:s3cret@{authority}/git/github.com/"}))
     assert result.url == origin.url
     told = json.dumps(result.json)
     for path in site.bundle.root.rglob("*"):
@@ -266,7 +269,7 @@ def test_another_way_to_write_the_url_moves_nothing(site: Site) -> None:
     first = origin.head
     site.mirror(origin)
     origin.commit(file="two\n")
-    result = _mirror.mirror_one(site.bundle, Repository("it", origin.url.removesuffix(".git")), rewrites=site.rewrites, timeout=20)
+    result = _mirror.mirror_one(site.bundle, Repository("it", origin.url.removesuffix(".git")), site.network)
     assert result.commit == first
     assert git("config", "remote.origin.url", cwd=site.place(origin)) == origin.url.removesuffix(".git")
 
@@ -329,15 +332,15 @@ def test_failures_are_different_errors(site: Site, tmp_path: Path) -> None:
     with Upstream(tmp_path / "gone") as gone:
         closed = gone.url
 
-    def problem(url: str, version: str | None = None, rewrites: Rewrites = site.rewrites) -> str:
-        error = error_of(lambda: _mirror.mirror_one(site.bundle, Repository("it", url, version), rewrites=rewrites, timeout=20))
+    def problem(url: str, version: str | None = None, reached: Network = site.network) -> str:
+        error = error_of(lambda: _mirror.mirror_one(site.bundle, Repository("it", url, version), reached))
         assert "repository it" in str(error)
         return str(error.details["problem"])
 
     assert problem(origin.url, "no-such-branch") == "ref"
     assert problem(origin.url, "0" * 40) == "ref"
     assert problem(origin.url, "0123456") == "ref"
-    assert problem(origin.url, rewrites=Rewrites({GITHUB: f"{closed}/"})) == "unreachable"
+    assert problem(origin.url, reached=network({GITHUB: f"{closed}/"})) == "unreachable"
     assert problem(private.url) == "credentials"
     assert problem(f"{GITHUB}owner/missing.git") == "repository"
     assert problem(f"{GITHUB}owner/foreign.git") == "foreign"
@@ -395,7 +398,7 @@ def test_a_damaged_mirror_is_told_or_mended(site: Site) -> None:
 )
 def test_a_url_that_is_not_allowed_is_not_given_to_git(site: Site, url: str) -> None:
     with pytest.raises(CatalogError):
-        _mirror.mirror_one(site.bundle, Repository("it", url))
+        _mirror.mirror_one(site.bundle, Repository("it", url), Network())
 
 
 def test_broken_connections_leave_nothing_under_the_name(site: Site) -> None:
@@ -403,12 +406,23 @@ def test_broken_connections_leave_nothing_under_the_name(site: Site) -> None:
     noise = random.Random(1)
     origin.commit(big=noise.randbytes(200_000).hex())
     for cut in (0, 100, 5_000, 100_000):
-        site.upstream.script("*/git-upload-pack", Fault(), Fault(), Fault(cut=cut))
-        assert error_of(lambda: site.mirror(origin)).details["problem"] in ("unreachable", "damaged")
+        site.upstream.always("*/git-upload-pack", Fault(cut=cut))
+        assert error_of(lambda: site.mirror(origin)).details["problem"] == "unreachable"
         assert not site.place(origin).exists()
-        site.upstream._scripts.clear()
+    site.upstream.always("*/git-upload-pack", None)
     site.mirror(origin)
     assert_whole(site.place(origin), origin.head)
+
+
+def test_a_connection_that_breaks_is_tried_again(site: Site) -> None:
+    origin = site.origin()
+    origin.commit(big=random.Random(1).randbytes(200_000).hex())
+    site.upstream.script("*/info/refs", Fault(status=503), Fault(cut=10))
+    site.upstream.script("*/git-upload-pack", Fault(), Fault(), Fault(cut=5_000), Fault(status=502))
+    assert site.mirror(origin).commit == origin.head
+    assert_whole(site.place(origin), origin.head)
+    assert [path.name for path in site.place(origin).glob("objects/pack/*") if not path.name.startswith("pack-")] == []
+    assert site.mirror(origin).changed is False
 
 
 def test_a_broken_update_leaves_the_mirror_as_it_was(site: Site) -> None:
@@ -416,8 +430,9 @@ def test_a_broken_update_leaves_the_mirror_as_it_was(site: Site) -> None:
     old = origin.head
     site.mirror(origin)
     origin.commit(big=random.Random(1).randbytes(200_000).hex())
-    site.upstream.script("*/git-upload-pack", Fault(), Fault(), Fault(cut=5_000))
+    site.upstream.always("*/git-upload-pack", Fault(cut=5_000))
     error_of(lambda: site.mirror(origin))
+    site.upstream.always("*/git-upload-pack", None)
     assert_whole(site.place(origin), old)
     assert git("rev-parse", "refs/heads/main", cwd=site.place(origin)) == old
 
@@ -425,7 +440,7 @@ def test_a_broken_update_leaves_the_mirror_as_it_was(site: Site) -> None:
 def test_a_remote_that_falls_silent_is_given_up(site: Site) -> None:
     origin = site.origin()
     site.upstream.script("*/git-upload-pack", Fault(), Fault(), Fault(stall=10))
-    assert error_of(lambda: site.mirror(origin, timeout=1)).details["problem"] == "unreachable"
+    assert error_of(lambda: site.mirror(origin, network=dataclasses.replace(site.network, timeout=1))).details["problem"] == "unreachable"
     assert not site.place(origin).exists()
 
 
@@ -439,6 +454,7 @@ from pathlib import Path
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
 for line in sys.stdin:
     child = os.fork()
@@ -475,8 +491,8 @@ class Victim:
 
 def mirroring(site: Site, origin: Origin, move: bool) -> Victim:
     repository = f"Repository('it', {origin.url!r}, submodules=True)"
-    options = f"rewrites=Rewrites({site.rewrites.prefixes!r}), timeout=20, move={move}"
-    return Victim(f"_mirror.mirror_one(Bundle(Path({str(site.bundle.root)!r})), {repository}, {options})")
+    reached = f"Network(Rewrites({site.network.rewrites.prefixes!r}), timeout=20)"
+    return Victim(f"_mirror.mirror_one(Bundle(Path({str(site.bundle.root)!r})), {repository}, {reached}, move={move})")
 
 
 def test_killed_at_every_step_of_a_first_run(site: Site) -> None:
@@ -553,15 +569,15 @@ def test_one_that_fails_does_not_stop_the_others(site: Site) -> None:
     origins = [site.origin(f"owner/r{number}") for number in range(4)]
     repositories = [Repository(f"r{number}", origin.url) for number, origin in enumerate(origins)]
     repositories.insert(2, Repository("missing", f"{GITHUB}owner/missing.git"))
-    outcomes = _mirror.mirror_all(site.bundle, repositories, rewrites=site.rewrites, timeout=20, jobs=3)
-    assert [type(outcome).__name__ for outcome in outcomes] == ["MirrorResult", "MirrorResult", "GitError", "MirrorResult", "MirrorResult"]
+    outcomes = _mirror.mirror_all(site.bundle, repositories, site.network)
+    assert [outcome.json["state"] for outcome in outcomes] == ["mirrored", "mirrored", "failed", "mirrored", "mirrored"]
     assert len(_mirror.read_records(site.bundle)) == 4
 
 
 @pytest.mark.parametrize("other", ["https://github.com/Owner/NAME", "git@github.com:owner/name.git"])
 def test_one_repository_has_one_entry(site: Site, other: str) -> None:
     with pytest.raises(CatalogError, match="a and b are the same"):
-        _mirror.mirror_all(site.bundle, [Repository("a", f"{GITHUB}owner/name.git"), Repository("b", other, "v2")])
+        _mirror.mirror_all(site.bundle, [Repository("a", f"{GITHUB}owner/name.git"), Repository("b", other, "v2")], Network())
 
 
 # -- submodules
@@ -648,10 +664,8 @@ def test_two_at_a_time_may_have_the_same_submodule(site: Site) -> None:
         user.submodule("shared", shared.url, shared.head)
         user.commit()
     repositories = [Repository(user.bare.name, user.url, submodules=True) for user in users]
-    outcomes = _mirror.mirror_all(
-        site.bundle, [*repositories, Repository("shared", shared.url)], rewrites=site.rewrites, timeout=20, jobs=4
-    )
-    assert all(isinstance(outcome, _mirror.MirrorResult) for outcome in outcomes), outcomes
+    outcomes = _mirror.mirror_all(site.bundle, [*repositories, Repository("shared", shared.url)], site.network)
+    assert all(outcome.json["state"] == "mirrored" for outcome in outcomes), outcomes
     assert_whole(site.place(shared), shared.head)
     assert _mirror.read_records(site.bundle)["github.com/owner/shared.git"]["version"] in (None, shared.head)
 
@@ -674,16 +688,16 @@ def with_lfs(site: Site) -> Origin:
 
 
 def test_lfs_objects_are_brought_where_asked_for(site: Site, with_lfs: Origin, tmp_path: Path, tree_hash: TreeHash) -> None:
-    files = Rewrites({GITHUB: f"file://{site.upstream.root}/git/github.com/"})
-    plain = site.mirror(with_lfs, rewrites=files)
+    files = network({GITHUB: f"file://{site.upstream.root}/git/github.com/"})
+    plain = site.mirror(with_lfs, network=files)
     assert not (site.place(with_lfs) / "lfs").exists()
     before = tree_hash(site.bundle.root, mtimes=True)
-    assert site.mirror(with_lfs, rewrites=files, lfs=True, check=True).changed
+    assert site.mirror(with_lfs, network=files, lfs=True, check=True).changed
     assert tree_hash(site.bundle.root, mtimes=True) == before
-    assert site.mirror(with_lfs, rewrites=files, lfs=True).changed
+    assert site.mirror(with_lfs, network=files, lfs=True).changed
     assert_whole(site.place(with_lfs), plain.commit)
     before = tree_hash(site.bundle.root, mtimes=True)
-    assert site.mirror(with_lfs, rewrites=files, lfs=True).changed is False
+    assert site.mirror(with_lfs, network=files, lfs=True).changed is False
     assert tree_hash(site.bundle.root, mtimes=True) == before
     shutil.rmtree(with_lfs.bare)
     _mirror.checkout(site.place(with_lfs), plain.commit, tmp_path / "tree", origin_url=with_lfs.url, lfs=True)
@@ -713,22 +727,21 @@ def test_a_commit_is_brought_when_it_is_asked_for(site: Site) -> None:
     origin.git("update-ref", "refs/pull/7/head", lonely)
     origin.publish()
     site.mirror(origin)
-    options = {"rewrites": site.rewrites, "timeout": 20}
-    assert _mirror.ensure_commit(site.bundle, origin.url, lonely, **options) == lonely
+    assert _mirror.ensure_commit(site.bundle, origin.url, lonely, site.network) == lonely
     assert_whole(site.place(origin), head)
     site.upstream.forget()
-    assert _mirror.ensure_commit(site.bundle, origin.url, lonely, **options) == lonely
-    assert _mirror.ensure_commit(site.bundle, origin.url, "main", **options) == head
+    assert _mirror.ensure_commit(site.bundle, origin.url, lonely, site.network) == lonely
+    assert _mirror.ensure_commit(site.bundle, origin.url, "main", site.network) == head
     assert not site.upstream.requests()
-    assert _mirror.ensure_commit(site.bundle, origin.url, "refs/pull/7/head", **options) == lonely
+    assert _mirror.ensure_commit(site.bundle, origin.url, "refs/pull/7/head", site.network) == lonely
     assert git("rev-parse", "refs/pull/7/head", cwd=site.place(origin)) == lonely
-    assert error_of(lambda: _mirror.ensure_commit(site.bundle, origin.url, "2" * 40, **options)).details["problem"] == "ref"
+    assert error_of(lambda: _mirror.ensure_commit(site.bundle, origin.url, "2" * 40, site.network)).details["problem"] == "ref"
     assert site.mirror(origin).changed is False
 
 
 def test_a_commit_of_a_repository_without_a_mirror(site: Site) -> None:
     origin = site.origin()
-    assert _mirror.ensure_commit(site.bundle, origin.url, "main", rewrites=site.rewrites, timeout=20) == origin.head
+    assert _mirror.ensure_commit(site.bundle, origin.url, "main", site.network) == origin.head
     assert_whole(site.place(origin), origin.head)
 
 
