@@ -30,6 +30,7 @@ options:
       - V(present) puts the target in place.
       - V(reset) puts every working copy that this module made, of any target, back to what it was made as, by hard reset and clean.
         Edits and added files are lost, and files that git ignores stay. In check mode it says what would be lost.
+        Commits are never lost. Branches stay, and commits that no branch holds get one. A working copy with somebody's repository in it is refused.
     type: str
     choices: [present, reset]
     default: present
@@ -105,7 +106,8 @@ results:
   elements: dict
   contains:
     kind:
-      description: V(worktree), V(asset), V(link), V(file), or V(reference) for one in a requirement file that the bundle has no copy of.
+      description: V(worktree), V(asset), V(link), V(file), V(left over) for what a run that was cut off left of a working copy, or V(reference) for one in
+        a requirement file that the bundle has no copy of.
       type: str
     name:
       description: The repository, asset, path or URL.
@@ -117,7 +119,8 @@ results:
       description: Whether something was done about it.
       type: bool
     state:
-      description: V(present), V(existing), V(edited), V(in the bundle), V(left alone), V(remote fallback), V(absent), V(removed) or V(clean).
+      description: V(present), V(existing), V(edited), V(in the bundle), V(left alone), V(remote fallback), V(absent), V(removed), V(clean) or
+        V(refused).
       type: str
     reason:
       description: Why.
