@@ -18,6 +18,7 @@ description:
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
+  - rlinf.offline.bundle.fetch
 options:
   catalog:
     description: The catalogue, with the keys C(repositories), C(wheels), C(assets) and C(targets).
@@ -38,21 +39,6 @@ options:
     type: list
     elements: str
     default: []
-  jobs:
-    description: How many files are hashed, or lengths asked for, at a time.
-    type: int
-    default: 8
-  timeout:
-    description: Seconds after which a server that does not answer is given up.
-    type: int
-    default: 120
-  url_rewrites:
-    description: Prefixes of URLs that are reached elsewhere. Keys and values end in a slash.
-    type: dict
-    default: {}
-  proxy:
-    description: The proxy for HTTP and HTTPS, such as V(http://proxy.example:3128).
-    type: str
 requirements:
   - git 2.32 or newer
   - GitPython
