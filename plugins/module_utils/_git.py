@@ -101,6 +101,11 @@ PROBLEMS = (
         "its host key is not known here. Add it to ~/.ssh/known_hosts (ssh-keyscan) after checking it.",
     ),
     _problem(
+        "proxy",
+        r"(code|error:|response) 407|proxy authentication required",
+        "the proxy asks for credentials. Give them in rlinf_proxy (http://user:password@host:port, best out of a vault).",
+    ),
+    _problem(
         "credentials",
         r"could not read (username|password)|authentication failed|permission denied|terminal prompts disabled|returned error: 40[13]|access denied",
         "it was refused for lack of credentials. The repository may be private, or it may not exist: GitHub answers both in the same way. Check the URL; "
@@ -140,7 +145,8 @@ PROBLEMS = (
     _problem(
         "unreachable",
         r"could not resolve|failed to connect|couldn't connect|connection (refused|timed out|reset|closed)|network is unreachable|no route to host"
-        r"|operation (timed out|too slow)|empty reply|recv failure|early eof|rpc failed|returned error: 5\d\d|proxy|hung up unexpectedly|unexpected disconnect",
+        r"|operation (timed out|too slow)|empty reply|recv failure|early eof|rpc failed|returned error: (429|5\d\d)|proxy|hung up|unexpected disconnect|transfer closed"
+        r"|body are still expected|send failure|ssl_(connect|read|error)|gnutls|http/2 (stream|framing)",
         "the host could not be reached, or the connection broke. Check the network, rlinf_proxy and rlinf_url_rewrites, and run again.",
     ),
     _problem(

@@ -35,6 +35,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -90,12 +91,26 @@ class Upstream:
     :param root: the directory that is served.
     :param port: 0 takes a free one.
     :param upload_times: whether the index says when a file was uploaded (PEP 700); many mirrors don't.
+    :param as_json: whether the index has JSON pages (PEP 691), or the old ones alone.
+    :param relative_links: whether the index writes the URLs of files relative to its page.
+    :param certificate: a PEM file with a certificate and its key: then it is served over TLS.
     :param log: a file to which every request is appended, as a line of JSON.
     """
 
-    def __init__(self, root: Path, port: int = 0, *, host: str = "127.0.0.1", upload_times: bool = True, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        upload_times: bool = True,
+        as_json: bool = True,
+        relative_links: bool = False,
+        certificate: Path | None = None,
+        log: Path | None = None,
+    ) -> None:
         self.root = root.resolve()
-        self.upload_times = upload_times
+        self.upload_times, self.as_json, self.relative_links = upload_times, as_json, relative_links
         self._log_file = log
         self._log: list[Request] = []
         self._scripts: dict[str, list[Fault]] = {}
@@ -107,7 +122,11 @@ class Upstream:
         self._server = _Server((host, port), _Handler)
         self._server.upstream = self
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"{'https' if certificate else 'http'}://{host}:{self._server.server_address[1]}"
 
     def start(self) -> Upstream:
         """Serve from now on, in threads of their own."""
@@ -363,7 +382,7 @@ def _simple(upstream: Upstream, path: str, accept: str) -> _Answer:
         if found:
             files.setdefault(re.sub(r"[-_.]+", "-", found["name"]).lower(), []).append(place)
     project = path.removeprefix("/simple/").strip("/")
-    as_json = SIMPLE_JSON in accept
+    as_json = upstream.as_json and SIMPLE_JSON in accept
     if not project:
         names = [{"name": name} for name in files]
         links = [f'<a href="/simple/{name}/">{name}</a><br>' for name in files]
@@ -389,7 +408,7 @@ def _index_entry(upstream: Upstream, place: Path) -> dict[str, Any]:
     uploaded = datetime.datetime.fromtimestamp(int(place.stat().st_mtime), datetime.timezone.utc)
     return {
         "filename": place.name,
-        "url": f"{upstream.url}/index/{quote(place.name)}",
+        "url": f"{'../..' if upstream.relative_links else upstream.url}/index/{quote(place.name)}",
         "hashes": {"sha256": upstream.sha256(place)},
         "size": place.stat().st_size,
         "core-metadata": digest,
