@@ -47,8 +47,8 @@ VARIANTS = {
             left_out=(FLASH_ATTN, "apex-cp311"),
             entry={
                 "steps": [{"uv_sync": ["sglang-vllm"]}, {"worktree": "Megatron-LM"}, {"uninstall": ["pynvml"]}],
-                "metadata": [],
-                "build_on_node": {},
+                "metadata": None,
+                "build_on_node": None,
             },
             why="requirements/reason/megatron.txt, whose transformer-engine-torch is compiled by nvcc; upstream's own TEST_BUILD=1 leaves it out too",
         ),
