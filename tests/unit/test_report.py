@@ -28,4 +28,4 @@ def test_every_package_is_in_its_place() -> None:
     assert [line.partition(" ")[0] for line in shown["built on a node"]] == ["te-here", "te-there"]
     assert shown["remote fallbacks"] == ["package six 1 from https://mirror.example/simple/"]
     assert shown["local repositories, installed editable"] == ["libero -> /opt/rlinf/src/LIBERO"]
-    assert shown["versions"] == {name: "1" for name in ("openvla", "flash-attn", "transformers", "torch", "te-here", "te-there")}
+    assert shown["versions"] == dict.fromkeys(("openvla", "flash-attn", "transformers", "torch", "te-here", "te-there"), "1")
