@@ -146,6 +146,7 @@ def _environments(behavior_files: Mapping[str, str]) -> list[Repository]:
     """Return what targets have as a working copy, at a branch that is not the default one."""
     broken = {"README.md": "# Moved on\n"}
     megatron = {
+        ".gitignore": "__pycache__\n",
         "README.md": "# Megatron-LM\n",
         "megatron/core/__init__.py": "__version__ = '0.13.0'\n",
         "megatron/training/__init__.py": "",
