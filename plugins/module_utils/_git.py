@@ -145,8 +145,8 @@ PROBLEMS = (
     _problem(
         "unreachable",
         r"could not resolve|failed to connect|couldn't connect|connection (refused|timed out|reset|closed)|network is unreachable|no route to host"
-        r"|operation (timed out|too slow)|empty reply|recv failure|early eof|rpc failed|returned error: (429|5\d\d)|proxy|hung up|unexpected disconnect|transfer closed"
-        r"|body are still expected|send failure|ssl_(connect|read|error)|gnutls|http/2 (stream|framing)",
+        r"|operation (timed out|too slow)|empty reply|recv failure|early eof|rpc failed|returned error: (429|5\d\d)|proxy|hung up|unexpected disconnect"
+        r"|transfer closed|body are still expected|send failure|ssl_(connect|read|error)|gnutls|http/2 (stream|framing)",
         "the host could not be reached, or the connection broke. Check the network, rlinf_proxy and rlinf_url_rewrites, and run again.",
     ),
     _problem(
