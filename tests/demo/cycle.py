@@ -1,7 +1,7 @@
 # Copyright (c) The rlinf.offline authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The whole job on one machine: the demo's world behind the bastion, a node of its own prefix, the playbooks that a user runs."""
+"""The whole job on one machine: the demo's world behind the bastion, nodes with prefixes of their own, the playbooks that a user runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS = ("download", "push", "prepare", "install", "verify", "restore")
-TARGETS = ("openvla", "openvla-oft", "openvla-oft-behavior", "openpi", "openpi-metaworld", "reason")
+TARGETS = ("openvla", "openvla-oft")
 NODE = "gpu01"
 _RECAP = re.compile(
     r"^(?P<host>\S+)\s*: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
@@ -64,22 +64,29 @@ def can_compile() -> bool:
 
 
 class Cycle:
-    """One bastion and one node below *work*, and the upstream that only the bastion can reach.
+    """One bastion and its nodes below *work*, and the upstream that only the bastion can reach.
 
     A context manager: the upstream serves inside. The user's home directory is one below *work*, too, and so is a CUDA toolkit.
 
-    :param targets: what is installed.
-    :param offline: whether what runs for the node runs without network.
-    :param push: whether the node gets a bundle of its own, by rsync; without, it shares the bastion's.
-    :param compiler: whether the world has a package to compile.
+    :param targets: what is installed, by node; a list is that of the only one.
+    :param offline: whether what runs for the nodes runs without network.
+    :param push: whether each node gets a bundle of its own, by rsync; without, they share the bastion's.
+    :param compiler: whether the world has packages to compile.
     """
 
     def __init__(
-        self, work: Path, *, targets: Sequence[str] = TARGETS, offline: bool = True, push: bool = True, compiler: bool = True
+        self,
+        work: Path,
+        *,
+        targets: Mapping[str, Sequence[str]] | Sequence[str] = TARGETS,
+        offline: bool = True,
+        push: bool = True,
+        compiler: bool = True,
     ) -> None:
-        self.work, self.targets, self.offline, self.push = work, list(targets), offline, push
+        self.targets = targets if isinstance(targets, Mapping) else {NODE: targets}
+        self.work, self.offline, self.push = work, offline, push
         work.mkdir(parents=True, exist_ok=True)
-        self.bundle, self.prefix, self.home = work / "bundle", work / "node", work / "home"
+        self.bundle, self.home = work / "bundle", work / "home"
         self.home.mkdir()
         # of a user who has run `git lfs install`: whatever git checks out unguarded, it fetches the content of pointers for
         (self.home / ".gitconfig").write_text('[filter "lfs"]\n\tsmudge = git-lfs smudge -- %f\n\trequired = true\n', encoding="utf-8")
@@ -91,16 +98,21 @@ class Cycle:
     def __enter__(self) -> Cycle:
         self.upstream.start()
         bundle = {} if self.push else {"rlinf_bundle_dir": str(self.bundle)}
-        self.inventory = self.node(NODE, rlinf_targets=self.targets, rlinf_prefix=str(self.prefix), **bundle)
+        nodes = {
+            name: {"rlinf_targets": list(targets), "rlinf_prefix": str(self.work / name), **bundle}
+            for name, targets in self.targets.items()
+        }
+        self.inventory = self.write_inventory("inventory", nodes)
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.upstream.stop()
 
-    def node(self, name: str, **variables: Any) -> Path:
-        """Write an inventory of the bastion and one node, this machine again, and return it.
+    def write_inventory(self, name: str, nodes: Mapping[str, Mapping[str, Any]], catalog: Mapping[str, Any] | None = None) -> Path:
+        """Write an inventory of the bastion and nodes, all of them this machine, and return it.
 
-        :param variables: those of the node. A catalogue (``rlinf_catalog``) is merged into that of the world.
+        :param nodes: the variables of each.
+        :param catalog: what is merged into the world's ``rlinf_catalog``.
         """
         bastion = {
             "ansible_connection": "local",
@@ -109,10 +121,11 @@ class Cycle:
             **bastion_variables(self.world, self.upstream.url),
         }
         common = common_variables(self.world)
-        common["rlinf_catalog"] = merge_hash(common["rlinf_catalog"], variables.pop("rlinf_catalog", {}))
-        # the node's Python has none of the libraries that the bastion's has
-        node = {"ansible_connection": "local", "ansible_python_interpreter": base_python(), **variables}
-        children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": {name: node}}}
+        common["rlinf_catalog"] = merge_hash(common["rlinf_catalog"], catalog or {})
+        # a node's Python has none of the libraries that the bastion's has
+        local = {"ansible_connection": "local", "ansible_python_interpreter": base_python()}
+        hosts = {node: {**local, **variables} for node, variables in nodes.items()}
+        children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": hosts}}
         inventory = self.work / f"{name}.yml"
         inventory.write_text(yaml.safe_dump({"all": {"vars": common, "children": children}}, sort_keys=False), encoding="utf-8")
         return inventory
@@ -120,7 +133,7 @@ class Cycle:
     def play(self, name: str, *extra: str, inventory: Path | None = None, **env: str) -> Play:
         """Run the playbook ``rlinf.offline.<name>``, the bastion's with network, the node's without.
 
-        :param inventory: by default that of the node ``NODE``.
+        :param inventory: by default that of all nodes.
         :param env: variables over those of :meth:`environment`.
         :raises PlayFailed: it ended with another status than 0.
         """
@@ -161,6 +174,10 @@ class Cycle:
 
     # -- what came of it
 
+    def prefix(self, target: str) -> Path:
+        """Return the prefix of the node that has a target."""
+        return self.work / next(name for name, targets in self.targets.items() if target in targets)
+
     def lock(self, target: str) -> dict[str, Any]:
         """Return the lock of a target in the bundle."""
         (found,) = self.bundle.glob(f"targets/*/{target}/lock.json")
@@ -174,7 +191,7 @@ class Cycle:
 
     def node_python(self, target: str, code: str, *, prefix: Path | None = None, **env: str) -> str:
         """Run *code* in the node's environment of *target*, without network and without a terminal; return its output."""
-        python = (prefix or self.prefix) / "venvs" / target / "bin" / "python"
+        python = (prefix or self.prefix(target)) / "venvs" / target / "bin" / "python"
         command: list[str | Path] = [*(["unshare", "-rn"] if self.offline else []), python, "-c", code]
         environment = {**self.environment(), **env}
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

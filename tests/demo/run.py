@@ -34,9 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / ".demo", help="where everything is made (default: .demo in the checkout)")
     parser.add_argument("--keep", action="store_true", help="keep bundle, node and upstream afterwards, to look at")
-    parser.add_argument(
-        "--targets", default="openvla,openvla-oft", help=f"what is installed, of {', '.join(TARGETS)} (default: %(default)s)"
-    )
+    parser.add_argument("--targets", default=",".join(TARGETS), help="what is installed, of the catalogue (default: %(default)s)")
     options = parser.parse_args()
     work = fresh(options.work.absolute())
     log = work / "log"
@@ -126,7 +124,7 @@ def print_summary(cycle: Cycle, passes: list[list[Play]]) -> None:
     print(f"\nIn the bundle: {len(files)} files, {words(sum(sizes.values()))}, {len(cycle.manifest()['repositories'])} repositories")
     for top in sorted(counts):
         print(f"  {top:<18}{counts[top]:5} files {words(sizes[top]):>10}")
-    for target in cycle.targets:
+    for target in cycle.targets[NODE]:
         print_target(cycle, target)
     print("\nSeconds       first   again")
     for first, again in zip(*passes, strict=True):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.demo.cycle import Cycle
-from tests.integration.test_cycle import tree
+from tests.integration.conftest import tree
 from tests.support.origins import Origin, git
 from tests.support.wheels import build_wheel
 
