@@ -356,8 +356,7 @@ class _Work:
 
     def _bring(self, plan: _Plan, place: Path) -> str:
         store = self.store(place)
-        if (place / "config").read_text(encoding="utf-8") != self.config:
-            atomic_write(place / "config", self.config.encode())
+        self._configure(place)
         if not (place / KEEP).exists():
             atomic_write(place / KEEP, b"")
         if plan.stale:
@@ -369,7 +368,11 @@ class _Work:
             store.write("update-ref", "--no-deref", "HEAD", commit, about=self.about)
         if self.repository.lfs:
             _lfs.fetch(store, commit, self.about)
+            # git-lfs writes down which URL, the rewritten one, wanted a login
+            self._configure(place)
         if not _one_pack(place):
+            # what came before a connection broke is no pack
+            _sweep(place)
             store.write("repack", "-a", "-d", "-n", "--quiet", about=self.about)
         if _loose_refs(place):
             store.write("pack-refs", "--all", "--prune", about=self.about)
@@ -377,6 +380,10 @@ class _Work:
             # every object that a ref needs, blobs included
             store.read("rev-list", "--objects", "--all", "--quiet", about=f"{self.about}: checking what was fetched")
         return commit
+
+    def _configure(self, place: Path) -> None:
+        if (place / "config").read_text(encoding="utf-8") != self.config:
+            atomic_write(place / "config", self.config.encode())
 
     def _commit(self, plan: _Plan, place: Path) -> str:
         """Return the commit for HEAD, now that the objects are there."""

@@ -22,7 +22,7 @@ CASELESS_HOSTS = frozenset({"github.com", "gitlab.com", "huggingface.co", "bitbu
 _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!//)(?P<path>[^:\s]+)\Z")
 # up to the last @ before the path: a password may hold one, and what is taken for the host would be shown
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"']+@")
-_SECRET = re.compile(r"\bhttps?://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s\"']*))?@")
+_SECRET = re.compile(r"\b(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s\"']*))?@")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f$`\\\"'<>|;{}]")
 _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 
@@ -33,12 +33,16 @@ def redact(text: str) -> str:
 
 
 def secrets(value: Any) -> set[str]:
-    """Return the passwords and tokens in the URLs anywhere in *value*, a text or a list or mapping of such."""
+    """Return the passwords and tokens in the URLs anywhere in *value*, a text or a list or mapping of such, as written and as meant."""
     if isinstance(value, Mapping):
         return {found for part in (*value, *value.values()) for found in secrets(part)}
     if isinstance(value, (list, tuple)):
         return {found for part in value for found in secrets(part)}
-    return {found["password"] or found["user"] for found in _SECRET.finditer(value)} - {""} if isinstance(value, str) else set()
+    if not isinstance(value, str):
+        return set()
+    # the user of an SSH URL is part of the address
+    told = {found["password"] or (found["user"] if found["scheme"].lower() != "ssh" else "") for found in _SECRET.finditer(value)}
+    return {text for secret in told for text in (secret, unquote(secret)) if secret}
 
 
 def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) -> str:
@@ -121,12 +125,13 @@ class Rewrites:
         self.prefixes = dict(prefixes or {})
 
     def apply(self, url: str) -> str:
-        """Return where *url* is really fetched from."""
-        matching = [prefix for prefix in self.prefixes if url.startswith(prefix)]
+        """Return where *url* is really fetched from. Credentials in it are for its own host, and stay behind where it is another."""
+        plain = without_userinfo(url)
+        matching = [prefix for prefix in self.prefixes if plain.startswith(prefix)]
         if not matching:
             return url
         longest = max(matching, key=len)
-        return self.prefixes[longest] + url[len(longest) :]
+        return self.prefixes[longest] + plain[len(longest) :]
 
     @property
     def git_config(self) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@
 What lies under ROOT is served under its own path, with Range, If-Range, ETag and Last-Modified (RFC 9110). Besides::
 
     ROOT/git/<host>/<owner>/<name>.git   git over smart HTTP, pushes too, at /git/<host>/<owner>/<name>.git (or without .git)
+    ROOT/git/…/<name>.git/lfs/objects/…  its LFS objects, by the batch API (git-lfs, docs/api/batch.md)
     ROOT/git/<host>/…                    any other file that this host would serve (release assets, archives)
     ROOT/index/*.whl, *.tar.gz           an index at /simple/ (PEP 503, 658, 691, 700); the time of upload is the file's mtime
 
@@ -49,6 +50,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
+BATCH = "/info/lfs/objects/batch"
 SIMPLE_HTML = "text/html; charset=utf-8"
 _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*?)(-.+\.whl|\.tar\.gz)\Z")
 
@@ -273,6 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
         repository = _repository(upstream.root, path)
         if repository:
             return self._git(*repository, query, body)
+        if path.endswith(BATCH):
+            return _lfs_batch(upstream, path, body)
         if path.startswith("/simple/"):
             return _simple(upstream, path, self.headers.get("Accept", ""))
         place = upstream.file(path)
@@ -372,6 +376,20 @@ def _repository(root: Path, path: str) -> tuple[Path, str] | None:
         if asked and place.is_relative_to(root) and (place / "HEAD").is_file():
             return place, asked["rest"]
     return None
+
+
+def _lfs_batch(upstream: Upstream, path: str, body: bytes) -> _Answer:
+    """Say where the LFS objects are that git-lfs asks for; a repository may be named with or without ``.git``."""
+    repository = path.removesuffix(BATCH).removesuffix(".git") + ".git"
+    answers: list[dict[str, Any]] = []
+    for asked in json.loads(body)["objects"]:
+        oid = asked["oid"]
+        place = f"{repository}/lfs/objects/{oid[:2]}/{oid[2:4]}/{oid}"
+        there = upstream.file(place) is not None
+        told = {"actions": {"download": {"href": upstream.url + place}}} if there else {"error": {"code": 404, "message": "not there"}}
+        answers.append({**asked, **told})
+    content = json.dumps({"transfer": "basic", "objects": answers}).encode()
+    return _Answer(200, {"Content-Type": "application/vnd.git-lfs+json"}, content)
 
 
 def _simple(upstream: Upstream, path: str, accept: str) -> _Answer:

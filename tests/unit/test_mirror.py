@@ -705,6 +705,39 @@ def test_lfs_objects_are_brought_where_asked_for(site: Site, with_lfs: Origin, t
     assert _mirror.worktree_state(tmp_path / "tree").clean
 
 
+def test_lfs_objects_come_over_http_with_the_login_of_the_mirror(site: Site, with_lfs: Origin) -> None:
+    site.upstream.require_login("/git/", "x-token", "s3cret")
+    authority = site.upstream.url.partition("://")[2]
+    reached = network({GITHUB: f"http://x-token:s3cret@{authority}/git/github.com/"})
+    site.upstream.script("*/lfs/objects/??/*", Fault(cut=100), Fault(status=503))
+    result = site.mirror(with_lfs, network=reached, lfs=True)
+    assert_whole(site.place(with_lfs), result.commit)
+    [kept] = (path for path in (site.place(with_lfs) / "lfs").rglob("*") if path.is_file())
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == kept.name
+    asked = [request.path for request in site.upstream.requests("*/lfs/*") if request.status == 200]
+    assert any(path.endswith("/batch") for path in asked) and any(path.endswith(kept.name) for path in asked)
+    assert not [path for path in site.bundle.root.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    site.upstream.forget()
+    assert site.mirror(with_lfs, network=reached, lfs=True).changed is False
+    assert site.upstream.requests("*/lfs/*") == []
+
+
+def test_an_lfs_object_that_the_server_lacks_is_named(site: Site, with_lfs: Origin) -> None:
+    shutil.rmtree(with_lfs.bare / "lfs")
+    error = error_of(lambda: site.mirror(with_lfs, lfs=True))
+    assert "not there" in str(error) or "could not be had" in str(error)
+    assert not site.place(with_lfs).exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>log in</html>", b"001e# service=git-upload-pack\n0000"], ids=["nothing", "web page", "cut"])
+def test_an_answer_that_is_not_gits_is_told(site: Site, body: bytes) -> None:
+    origin = site.origin()
+    site.upstream.always("*/info/refs", Fault(body=body, headers={"Content-Type": "text/html" if body[:1] == b"<" else "text/plain"}))
+    error = error_of(lambda: site.mirror(origin))
+    assert error.details["problem"] in ("repository", "unreachable"), error
+    assert not site.place(origin).exists()
+
+
 def test_without_git_lfs_it_is_said(site: Site, with_lfs: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # a PATH with git alone, and a git that looks for its parts nowhere else
     (tmp_path / "bin").mkdir()

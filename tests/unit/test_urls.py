@@ -172,6 +172,7 @@ def test_no_password_is_ever_shown(password: str) -> None:
 def test_secrets_are_found_anywhere() -> None:
     assert secrets({"a": ["https://u:one@h/"], "https://two@h/": ({"b": "x http://u:three@h y"}, 5, None)}) == {"one", "two", "three"}
     assert secrets("https://host/a@b") == set()
+    assert secrets(["ssh://git@host/a", "ssh://me:word@host/a", "socks5://u:p%2Fq@host"]) == {"word", "p%2Fq", "p/q"}
 
 
 def test_records_hold_no_user() -> None:
@@ -189,6 +190,12 @@ def test_the_longest_prefix_wins() -> None:
     assert rewrites.apply("https://github.com/RLinf/b.git") == "file:///srv/rlinf/b.git"
     assert rewrites.apply("https://github.community/a") == "https://github.community/a"
     assert ("url.https://mirror.example/gh/.insteadOf", "https://github.com/") in rewrites.git_config
+
+
+def test_credentials_stay_with_their_own_host() -> None:
+    rewrites = Rewrites({"https://github.com/": "https://mirror.example/gh/"})
+    assert rewrites.apply("https://token@github.com/a/b.whl") == "https://mirror.example/gh/a/b.whl"
+    assert rewrites.apply("https://token@host.example/b.whl") == "https://token@host.example/b.whl"
 
 
 def test_a_prefix_of_a_host_is_refused() -> None:
