@@ -580,6 +580,30 @@ def test_one_repository_has_one_entry(site: Site, other: str) -> None:
         _mirror.mirror_all(site.bundle, [Repository("a", f"{GITHUB}owner/name.git"), Repository("b", other, "v2")], Network())
 
 
+# -- private ones
+
+
+def test_a_private_repository_by_ssh(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ssh, which runs what git asks of the host on this machine."""
+    origin = site.origin()
+    (tmp_path / "bin").mkdir()
+    script = (
+        "#!/bin/sh\n"
+        f'echo "$*" >> "{tmp_path}/arguments"\n'
+        "for last; do :; done\n"
+        f'exec sh -c "$(echo "$last" | sed "s#\'/*#\'{site.upstream.root}/git/github.com/#")"\n'
+    )
+    (tmp_path / "bin/ssh").write_text(script)
+    (tmp_path / "bin/ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for url in ("git@github.com:owner/name.git", "ssh://git@github.com/owner/name.git"):
+        result = _mirror.mirror_one(site.bundle, Repository("it", url), Network(timeout=20))
+        assert (result.commit, result.url) == (origin.head, url)
+        assert_whole(site.place(origin), origin.head)
+    told = (tmp_path / "arguments").read_text()
+    assert "-o BatchMode=yes" in told and "git@github.com" in told
+
+
 # -- submodules
 
 
