@@ -40,15 +40,13 @@ options:
         once the other authority was added to the system's.
     type: path
 """
-    FETCH = (
-        NETWORK
-        + r"""
+    FETCH = r"""
+options:
   jobs:
     description: How many items are fetched at a time.
     type: int
     default: 8
 """
-    )
     INDEX = r"""
 options:
   index_url:

@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
+  - rlinf.offline.bundle.network
   - rlinf.offline.bundle.fetch
   - rlinf.offline.bundle.index
 options:

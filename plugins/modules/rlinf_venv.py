@@ -69,8 +69,7 @@ options:
     description:
       - What is run in the environment after its packages are installed, and before it is verified and switched to, in this order.
       - The environment's programs come first on PATH, and its exports are set. uv and pip find the wheels of the lock, and what building
-        needs, and nothing else, which leaves out what came from O(index_url): it is there, and cannot be installed anew. There is nobody to answer
-        a question.
+        needs, and nothing else. What came from O(index_url) is there, but cannot be installed anew. There is nobody to answer a question.
       - A script that leaves other packages than the lock says, or damages files, is an error. So is one that fails; the end of what it said is
         in the message, all of it in C(state/logs/<target>/) below O(prefix).
       - They, and the files that their arguments name, are part of what makes an environment another one.

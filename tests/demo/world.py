@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.demo.behavior import behavior
-from tests.demo.dates import CUT_OFF as CUT_OFF
 from tests.demo.index import build_index
 from tests.demo.released import build_assets, build_wheel_of
 from tests.demo.repositories import commit_of, write_repositories

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.demo.cycle import PLAYS, Cycle, Play, can_compile, can_unshare
-from tests.unit.conftest import run_module as run_module
+from tests.unit.conftest import run_module
+
+__all__ = ["run_module"]
 
 TARGETS = {"gpu01": ("openvla", "openvla-oft"), "gpu02": ("openvla-oft-behavior", "openpi-metaworld", "reason")}
 

@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from ansible_collections.rlinf.offline.plugins.module_utils._patch import patch, restore
-from tests.demo.world import CUT_OFF
+from tests.demo.dates import CUT_OFF
 from tests.integration.conftest import TARGETS
 from tests.support.checkouts import status
 

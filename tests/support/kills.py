@@ -7,8 +7,9 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
-from ansible_collections.rlinf.offline.plugins.module_utils._faults import KILL_AT
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import KILL_AT, TRACE
 
 
 def killed_at(number: int, work: Callable[[], object]) -> bool:
@@ -25,3 +26,21 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), f"the work failed with status {status}"
     return status != 0
+
+
+def kill_points(work: Callable[[], object], trace: Path) -> list[int]:
+    """Run *work* in a child to its end; return the numbers of its checkpoints, those before an fsync apart.
+
+    A process that is killed before an fsync leaves what one that is killed at the next checkpoint leaves: only a power cut would not.
+
+    :param trace: a file for the labels.
+    """
+
+    def traced() -> None:
+        os.environ[TRACE] = str(trace)
+        work()
+
+    # a number that no work reaches
+    assert not killed_at(10**9, traced)
+    labels = [line.partition(" ") for line in trace.read_text(encoding="utf-8").splitlines()]
+    return [int(number) for number, _space, label in labels if not label.startswith("fsync")]

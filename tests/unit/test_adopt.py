@@ -164,7 +164,9 @@ def test_quad_and_the_download_after_it(site: Site, tmp_path: Path, tree_hash: T
     assert one(done, "physx")["reason"].startswith("1 files, of which 1 say themselves that they are whole; whether a file is missing")
     assert "asset robot" in json.dumps(done["warnings"])
 
-    kept = lambda: {name: value for name, value in tree_hash(site.bundle, mtimes=True).items() if name != ".lock"}  # noqa: E731
+    def kept() -> dict[str, object]:
+        return {name: value for name, value in tree_hash(site.bundle, mtimes=True).items() if name != ".lock"}
+
     after = kept()
     assert not [name for name in after if name.endswith((".part", ".tmp", ".old"))]
     for check in (True, False):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo.world import CUT_OFF, World, build
+from tests.demo.dates import CUT_OFF
+from tests.demo.world import World, build
 from tests.support.upstream import Upstream
 
 UV = Path(sys.executable).with_name("uv")
