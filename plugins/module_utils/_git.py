@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import re
 import selectors
@@ -235,11 +234,12 @@ class Git:
 
         git cannot go on where a connection broke, so that what came counts for no more than a new time limit, and that a few times only.
         """
-        mark, broken = time.monotonic(), 0
-        for failures in itertools.count(1):
+        mark, failures, broken = time.monotonic(), 0, 0
+        while True:
             output = self.run(arguments, about=about, timeout=self.network.timeout, check=False)
             if not output.status:
                 return output
+            failures += 1
             error = failure(about, output.stderr or output.stdout, os.fspath(arguments[0]), output.status)
             if error.details["problem"] != "unreachable" or failures >= ATTEMPTS:
                 raise error
@@ -249,7 +249,6 @@ class Git:
             if broken >= BROKEN or time.monotonic() + delay - mark >= self.network.timeout:
                 raise error
             time.sleep(delay)
-        raise AssertionError
 
     def run(
         self,

@@ -84,7 +84,7 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
         "environments": environments(node),
-        "built": sorted(path.name for path in node.built.glob("*") if any(path.glob("*.whl"))),
+        "built": sorted(path.name for path in node.built.glob("*") if any(path.rglob("*.whl"))),
         "journals": sorted(path.parent.name for path in node.journals.glob("*/journal.json")),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
