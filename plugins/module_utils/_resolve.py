@@ -35,14 +35,21 @@ _COMMIT = re.compile(r"(?P<url>.+)@(?P<commit>[0-9a-f]{40})\Z")
 _UNSOLVABLE = re.compile(r"No solution found|conflicting URLs")
 # how uv names the repository that git could not fetch
 _FETCH = re.compile(r"git fetch [^\n]*?'(?P<url>(?:https?|ssh)://[^']+)'")
+# a repository tells so of a commit that it has not
+_LACKING = re.compile(_FETCH.pattern + r" '\+(?P<commit>[0-9a-f]{40}):.*?not our ref (?P=commit)", re.DOTALL)
 
 
 class MissingMirror(LockError):
-    """Resolving needs a repository that the bundle has no mirror of yet; ``url`` names it."""
+    """Resolving needs a repository that the bundle has no mirror of yet, or a *commit* that the mirror lacks since no branch or tag holds it."""
 
-    def __init__(self, url: str, step: str) -> None:
-        super().__init__(f"step {step} needs the repository {url}, which the bundle has no mirror of. Run the download playbook.")
-        self.url = url
+    def __init__(self, url: str, step: str, commit: str | None = None) -> None:
+        what = (
+            f"the commit {commit} of {url}, which its mirror lacks"
+            if commit
+            else f"the repository {url}, which the bundle has no mirror of"
+        )
+        super().__init__(f"step {step} needs {what}. Run the download playbook.")
+        self.url, self.commit = url, commit
 
 
 class NoSolution(LockError):
@@ -360,6 +367,8 @@ class Resolver:
             url = missing_repository(str(error), self.bundle)
             if url:
                 raise MissingMirror(url, step.label) from None
+            if lacking := _LACKING.search(str(error)):
+                raise MissingMirror(lacking["url"], step.label, lacking["commit"]) from None
             shipped = (
                 "\nThe pins that ship with the collection were its constraints; set rlinf_pins_dir to '' to do without."
                 if self.constraints

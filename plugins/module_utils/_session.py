@@ -132,28 +132,31 @@ class Session:
 
     def resolve_open(self) -> Resolution:
         """Resolve with the index open; a repository that git asks for and the bundle lacks is mirrored, and the step tried again."""
-        asked: set[str] = set()
+        asked: set[tuple[str, str | None]] = set()
         done: dict[int, dict[str, Pin]] = {}
         resolver = self._resolver(self.online)
         while True:
             try:
                 return resolver.resolve(done)
             except MissingMirror as missing:
-                key = RepositoryId.parse(missing.url).key
+                key = RepositoryId.parse(missing.url).key, missing.commit
                 if key in asked or len(asked) >= MOST_MIRRORS:
                     raise LockError(
                         f"target {self.target.name}: {missing} Mirroring it did not help; is its URL written in another way somewhere?"
                     ) from None
                 asked.add(key)
-                self.mirror(missing.url)
+                self.mirror(missing.url, missing.commit)
                 self.write_git_config()
 
-    def mirror(self, url: str) -> None:
-        """Mirror a repository that locking found, as its catalogue entry says if there is one."""
-        self.locker.progress(f"{self.target.name}: mirroring {url}")
+    def mirror(self, url: str, commit: str | None) -> None:
+        """Mirror a repository that locking found, as its catalogue entry says if there is one, or one more *commit* of it."""
+        self.locker.progress(f"{self.target.name}: mirroring {commit or ''} {url}")
         plain = without_userinfo(url)
         repository = self.locker.catalog.repository_for(plain) or Repository(RepositoryId.parse(plain).name, plain)
-        _mirror.mirror_one(self.bundle, repository, self.settings.network, cut_off=self.target.cut_off)
+        if commit:
+            _mirror.ensure_commit(self.bundle, repository.url, commit, self.settings.network)
+        else:
+            _mirror.mirror_one(self.bundle, repository, self.settings.network, cut_off=self.target.cut_off)
 
     def resolve_closed(self) -> Resolution:
         """Resolve once more in fresh checkouts, without the network, git's caches dropped: only the mirrors can answer."""

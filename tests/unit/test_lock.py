@@ -17,6 +17,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
+from tests.support.origins import git
 from tests.support.project import CUT_OFF, NEW, OLD, World, commit
 from tests.support.upstream import Upstream
 from tests.support.wheels import build_sdist, build_wheel, sha256, source_tree
@@ -283,6 +284,19 @@ def test_a_fork_stays_where_a_later_step_is_content_with_it(locked: Locked):
         "wants-fork takes 4.41 of the index where there is nothing"
     )
     assert packages(locked.folder(locked.world.bundle, "small"))["fork"]["version"] == "4.41"
+
+
+def test_a_commit_that_no_branch_holds_is_mirrored_when_it_is_asked_for(
+    arguments: Arguments, locked: Locked, bundle: Path, run_module: Run
+):
+    place = locked.world.git / "o/fork.git"
+    lonely = git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "a pull request", cwd=place)
+    git("update-ref", "refs/pull/1/head", lonely, cwd=place)
+    steps = [{"requirements": [f"fork @ git+https://github.com/o/fork.git@{lonely}"]}]
+    arguments["catalog"]["targets"]["lonely"] = {**arguments["catalog"]["targets"]["small"], "steps": steps}
+    run_module("rlinf_target_lock", {**arguments, "targets": ["lonely"]})
+    assert packages(locked.folder(bundle, "lonely"))["fork"]["source"]["commit"] == lonely
+    assert git("rev-parse", f"refs/rlinf/frozen/{lonely}", cwd=bundle / "repos/github.com/o/fork.git") == lonely
 
 
 def test_a_fork_goes_where_a_later_step_wants_another_version(arguments: Arguments, bundle: Path, locked: Locked, run_module: Run):
