@@ -67,7 +67,9 @@ VARIANTS = {
                     {"requirements": ["click==8.2.1"]},
                     {"requirements": ["torch==2.5.1", "torchvision==0.20.1", "torchaudio==2.5.1"], "project_settings": False},
                     {"uninstall": ["pynvml"]},
-                ]
+                ],
+                "licences": None,
+                "settings": None,
             },
             why="BEHAVIOR-1K's setup script: the stand-in's does nothing, and Isaac Sim is in NVIDIA's package index alone",
         ),
