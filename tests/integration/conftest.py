@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A bastion and its nodes, through the whole job twice; and what integration tests take over from the unit tests: a module run by its main()."""
+"""A bastion and a node, through the whole job twice; and what integration tests take over from the unit tests: a module run by its main()."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
-from tests.demo.cycle import PLAYS, Cycle, Play, can_compile, can_unshare
+from tests.demo.cycle import NODE, PLAYS, Cycle, Play, can_compile, can_unshare
 from tests.unit.conftest import run_module
 
 __all__ = ["run_module"]
 
-TARGETS = {"gpu01": ("openvla", "openvla-oft"), "gpu02": ("openvla-oft-behavior", "openpi-metaworld", "reason")}
+# what a script of upstream deletes after it has installed it
+DELETED = "/pip_prebundle/websockets/"
 
 
 class Twice:
@@ -37,9 +42,9 @@ class Twice:
             plays[name] = self.cycle.play(name)
             self.asked[name] += [request.path for request in self.cycle.upstream.requests()]
         self.plays.append(plays)
+        prefix = self.cycle.work / NODE
         places = {"bundle": self.cycle.bundle, "home": self.cycle.home}
-        for node in self.cycle.targets:
-            places |= {f"{node}/{name}": self.cycle.work / node / name for name in ("venvs", "src", "assets", "state", "tools")}
+        places |= {name: prefix / name for name in ("venvs", "src", "assets", "state", "tools")}
         self.trees.append(
             {name: {path: what for path, what in tree(place).items() if ".cache/" not in path} for name, place in places.items()}
         )
@@ -52,6 +57,42 @@ class Twice:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    # -- what holds for every target
+
+    def assert_unchanged(self) -> None:
+        """Assert that the second run changed nothing, by what Ansible says and by hashes of everything."""
+        assert {name: play.changed for name, play in self.plays[1].items()} == dict.fromkeys(self.plays[1], 0)
+        first, second = self.trees
+        for name in first:
+            assert first[name] == second[name], name
+
+    def assert_offline(self) -> None:
+        """Assert that nobody but the download has asked the upstream for anything."""
+        asked = {name: paths for name, paths in self.asked.items() if paths}
+        assert asked.pop("download") and asked == {}
+
+    def assert_locked(self, target: str, editables: Mapping[str, str]) -> None:
+        """Assert that what is installed is what is locked, and these packages of working copies."""
+        code = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+        found = json.loads(self.cycle.node_python(target, code, PYTHONNOUSERSITE="1"))
+        installed = {re.sub(r"[-_.]+", "-", name).lower(): Version(version) for name, version in found.items()}
+        lock = self.cycle.lock(target)
+        assert {item["package"]: str(installed.pop(item["package"])) for item in lock["editables"]} == editables
+        assert installed == {package["name"]: Version(package["version"]) for package in lock["packages"]}
+
+    def assert_of_the_bundle(self, target: str) -> None:
+        """Assert that every file that is installed has the bytes that a wheel of the bundle has, and that wheel those of the lock."""
+        site = Path(self.cycle.node_python(target, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+        for package in self.cycle.lock(target)["packages"]:
+            file = self.cycle.bundle / package["path"]
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == package["sha256"]
+            if package["kind"] == "source":
+                continue
+            with zipfile.ZipFile(file) as archive:
+                names = [name for name in archive.namelist() if not name.endswith(("/", ".dist-info/RECORD"))]
+                names = [name for name in names if ".data/" not in name and DELETED not in name]
+                assert [name for name in names if (site / name).read_bytes() != archive.read(name)] == [], file.name
+
 
 def tree(root: Path) -> dict[str, tuple[str, str]]:
     """Return what a tree holds: for every path its mode, and its content's digest or link target."""
@@ -63,12 +104,12 @@ def tree(root: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.fixture(scope="session")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
-    """Have one world, one bundle and two nodes, for all tests of the session; openpi with ManiSkill and LIBERO is Molecule's."""
+@pytest.fixture(scope="module")
+def twice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+    """Have a bundle and a node with the targets that the module names (``TARGETS``)."""
     assert can_unshare(), "unshare -rn does not work here, so no node can be kept off the network"
     assert can_compile(), "compilers for C and C++ and the headers of this Python are needed"
-    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=TARGETS) as cycle:
+    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=request.module.TARGETS) as cycle:
         run = Twice(cycle)
         # a first look changes nothing, although nothing is there yet
         cycle.play("download", "--check", "--diff")

@@ -3,32 +3,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.version import Version
+import yaml
 
 from ansible_collections.rlinf.offline.plugins.module_utils._patch import patch, restore
 from tests.demo.dates import CUT_OFF
-from tests.integration.conftest import TARGETS
+from tests.integration.conftest import tree
 from tests.support.checkouts import status
 
+TARGETS = ("openvla", "openvla-oft")
 TARGET = "openvla"
-NAMES = [name for targets in TARGETS.values() for name in targets]
-# what a script of upstream deletes after it has installed it
-DELETED = "/pip_prebundle/websockets/"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_the_second_run_changes_nothing(twice):
-    assert {name: play.changed for name, play in twice.plays[1].items()} == dict.fromkeys(twice.plays[1], 0)
-    first, second = twice.trees
-    for name in first:
-        assert first[name] == second[name], name
+    twice.assert_unchanged()
 
 
 def test_the_first_run_of_each_playbook_did_something(twice):
@@ -36,35 +28,13 @@ def test_the_first_run_of_each_playbook_did_something(twice):
 
 
 def test_only_the_download_uses_the_network(twice):
-    assert twice.asked.pop("download")
-    assert {name: paths for name, paths in twice.asked.items() if paths} == {}
+    twice.assert_offline()
 
 
-@pytest.mark.parametrize("target", NAMES)
-def test_what_is_installed_is_what_is_locked(twice, target):
-    lock = twice.cycle.lock(target)
-    code = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
-    found = json.loads(twice.cycle.node_python(target, code, PYTHONNOUSERSITE="1"))
-    installed = {re.sub(r"[-_.]+", "-", name).lower(): Version(version) for name, version in found.items()}
-    editables = {item["package"]: str(installed.pop(item["package"])) for item in lock["editables"]}
-    assert editables == (
-        {"joylo": "3.7.1", "omnigibson": "3.7.1"} if "behavior" in target else {"libero": "0.1.0"} if "vla" in target else {}
-    )
-    assert installed == {package["name"]: Version(package["version"]) for package in lock["packages"]}
-
-
-@pytest.mark.parametrize("target", NAMES)
-def test_the_installed_files_are_those_of_the_bundles_wheels(twice, target):
-    site = Path(twice.cycle.node_python(target, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    for package in twice.cycle.lock(target)["packages"]:
-        wheel = twice.cycle.bundle / package["path"]
-        assert hashlib.sha256(wheel.read_bytes()).hexdigest() == package["sha256"]
-        if package["kind"] == "source":
-            continue
-        with zipfile.ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if not name.endswith(("/", ".dist-info/RECORD")) and ".data/" not in name]
-            names = [name for name in names if DELETED not in name]
-            assert [name for name in names if (site / name).read_bytes() != archive.read(name)] == [], wheel.name
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_installed_is_what_is_locked_and_bundled(twice, target):
+    twice.assert_locked(target, {"libero": "0.1.0"})
+    twice.assert_of_the_bundle(target)
 
 
 def test_the_lock_holds_what_the_sequence_of_steps_gives(twice):
@@ -140,3 +110,40 @@ def test_an_install_puts_back_what_a_killed_one_left_patched(twice):
     assert said.index(restoring) < said.index(using) < said.index("restoring main pyproject backup pyproject.toml.backup -> pyproject.toml")
     assert status(tree) == "" and (tree / "pyproject.toml.patched").is_file()
     assert restore(None, state, purge=True).changed and not list(tree.rglob("*.patched"))
+
+
+def test_a_fork_at_the_version_of_the_index_is_installed_where_it_is_asked_for(twice):
+    code = "import transformers as t; print(t.__version__, getattr(t, 'ATTENTION', 'causal'))"
+    assert twice.cycle.node_python("openvla", code) == "4.40.1 causal\n"
+    assert twice.cycle.node_python("openvla-oft", code) == "4.40.1 bidirectional\n"
+
+
+# -- a target of one's own --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gr00t(twice):
+    """Bundle the example's target beside the others, and install it on a node of its own; return the cycle, the trees before, and the node."""
+    given = yaml.safe_load((EXAMPLES / "gr00t.yml").read_text(encoding="utf-8"))["all"]["vars"]["rlinf_catalog"]
+    before = {name: tree(twice.cycle.bundle / name) for name in ("targets", "wheelhouse", "wheels", "repos")}
+    node = {"rlinf_prefix": str(twice.cycle.work / "gpu02"), "rlinf_bundle_dir": str(twice.cycle.bundle), "rlinf_targets": ["gr00t"]}
+    inventory = twice.cycle.write_inventory("gr00t", {"gpu02": node}, given)
+    twice.cycle.play("download", inventory=inventory)
+    home = twice.cycle.work / "home-gpu02"
+    home.mkdir()
+    twice.cycle.play("site", inventory=inventory, HOME=str(home))
+    return twice.cycle, before, inventory
+
+
+def test_a_target_of_ones_own_is_data_and_leaves_the_others_byte_for_byte(gr00t):
+    cycle, before, _inventory = gr00t
+    for name, files in before.items():
+        after = tree(cycle.bundle / name)
+        assert {path: after.get(path) for path in files} == files, name
+        assert name == "wheels" or set(after) > set(files), name
+
+
+def test_a_target_of_ones_own_is_installed_without_the_dependencies_that_nobody_has(gr00t):
+    cycle, _before, _inventory = gr00t
+    assert cycle.node_python("gr00t", "import gr00t, transformers as t; print(t.__version__)", prefix=cycle.work / "gpu02") == "4.51.3\n"
+    assert [item["package"] for item in cycle.lock("gr00t")["editables"]] == ["gr00t", "libero"]

@@ -1,38 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each documented target is by its content, on the nodes of the cycle; and what is added to them: a target of one's own, an environment."""
+"""The targets that take more than packages: a script of upstream, files laid over others, a compiler on the node, an environment of the user's."""
 
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.demo.cycle import PlayFailed, base_python
+from tests.demo.cycle import Cycle, PlayFailed, base_python
 from tests.integration.conftest import tree
 
-BEHAVIOR, METAWORLD, REASON = "openvla-oft-behavior", "openpi-metaworld", "reason"
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+BEHAVIOR, METAWORLD, REASON = TARGETS = ("openvla-oft-behavior", "openpi-metaworld", "reason")
 
 
 def versions(twice: Any, target: str) -> dict[str, str]:
     return {package["name"]: package["version"] for package in twice.cycle.lock(target)["packages"]}
 
 
+def compilations(cycle: Cycle) -> int:
+    """Return how often the CUDA compiler has compiled something."""
+    return [call != "--version" for call in (cycle.toolkit / "calls").read_text(encoding="utf-8").splitlines()].count(True)
+
+
 def kinds(twice: Any, target: str) -> dict[str, str]:
     return {package["name"]: package["kind"] for package in twice.cycle.lock(target)["packages"]}
 
 
-# -- openvla-oft -----------------------------------------------------------------------------------------------------------------------
+def test_the_second_run_changes_nothing(twice):
+    twice.assert_unchanged()
 
 
-def test_a_fork_at_the_version_of_the_index_is_installed_where_it_is_asked_for(twice):
-    code = "import transformers as t; print(t.__version__, getattr(t, 'ATTENTION', 'causal'))"
-    assert twice.cycle.node_python("openvla", code) == "4.40.1 causal\n"
-    assert twice.cycle.node_python("openvla-oft", code) == "4.40.1 bidirectional\n"
-    assert twice.cycle.prefix("openvla") == twice.cycle.prefix("openvla-oft")
+def test_only_the_download_uses_the_network(twice):
+    twice.assert_offline()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_installed_is_what_is_locked_and_bundled(twice, target):
+    twice.assert_locked(target, {"joylo": "3.7.1", "omnigibson": "3.7.1"} if target == BEHAVIOR else {})
+    twice.assert_of_the_bundle(target)
 
 
 # -- openvla-oft-behavior --------------------------------------------------------------------------------------------------------------
@@ -113,44 +119,26 @@ def test_reason_has_megatron_on_its_path_and_what_the_node_has_compiled_once(twi
     code = "import megatron.core, transformer_engine_torch as t; print(megatron.core.__version__, t.answer())"
     assert twice.activated(REASON, code) == "0.13.0 2\n"
     assert kinds(twice, REASON)["transformer-engine-torch"] == "source" and kinds(twice, REASON)["apex"] == "wheel"
-    calls = (twice.cycle.toolkit / "calls").read_text(encoding="utf-8").splitlines()
-    assert len([call for call in calls if call != "--version"]) == 1
+    assert compilations(twice.cycle) == 1
 
 
-# -- what is added ---------------------------------------------------------------------------------------------------------------------
+def test_what_one_node_has_compiled_the_others_get_with_the_bundle(twice):
+    cycle = twice.cycle
+    serial = cycle.manifest()["serial"]
+    assert cycle.play("collect").changed and cycle.play("collect").changed == 0
+    (wheel,) = (cycle.bundle / "wheelhouse" / "built").rglob("*.whl")
+    assert cycle.manifest()["serial"] == serial + 1 and str(wheel.relative_to(cycle.bundle)) in cycle.manifest()["files"]
+    prefix = cycle.work / "gpu02"
+    node = {"rlinf_prefix": str(prefix), "rlinf_bundle_dir": str(cycle.bundle), "rlinf_targets": [REASON]}
+    inventory = cycle.write_inventory("compiled", {"gpu02": node})
+    cycle.play("site", inventory=inventory)
+    assert cycle.node_python(REASON, "import transformer_engine_torch as t; print(t.answer())", prefix=prefix) == "2\n"
+    assert compilations(cycle) == 1 and not list((prefix / "state").glob("built/*"))
 
 
-@pytest.fixture(scope="module")
-def gr00t(twice):
-    """Bundle the example's target beside the others, and install it on a node of its own; return the cycle, the trees before, and the node."""
-    given = yaml.safe_load((EXAMPLES / "gr00t.yml").read_text(encoding="utf-8"))["all"]["vars"]["rlinf_catalog"]
-    before = {name: tree(twice.cycle.bundle / name) for name in ("targets", "wheelhouse", "wheels", "repos")}
-    node = {"rlinf_prefix": str(twice.cycle.work / "gpu03"), "rlinf_bundle_dir": str(twice.cycle.bundle), "rlinf_targets": ["gr00t"]}
-    inventory = twice.cycle.write_inventory("gr00t", {"gpu03": node}, given)
-    twice.cycle.play("download", inventory=inventory)
-    home = twice.cycle.work / "home-gpu03"
-    home.mkdir()
-    twice.cycle.play("site", inventory=inventory, HOME=str(home))
-    return twice.cycle, before, inventory
-
-
-def test_a_target_of_ones_own_is_data_and_leaves_the_others_byte_for_byte(gr00t):
-    cycle, before, _inventory = gr00t
-    for name, files in before.items():
-        after = tree(cycle.bundle / name)
-        assert {path: after.get(path) for path in files} == files, name
-        assert name == "wheels" or set(after) > set(files), name
-
-
-def test_a_target_of_ones_own_is_installed_without_the_dependencies_that_nobody_has(gr00t):
-    cycle, _before, _inventory = gr00t
-    assert cycle.node_python("gr00t", "import gr00t, transformers as t; print(t.__version__)", prefix=cycle.work / "gpu03") == "4.51.3\n"
-    assert [item["package"] for item in cycle.lock("gr00t")["editables"]] == ["gr00t", "libero"]
-
-
-def test_into_an_existing_environment_comes_the_target_and_nothing_else_is_touched(gr00t):
-    cycle, _before, _inventory = gr00t
-    venv, prefix = cycle.work / "mine", cycle.work / "gpu04"
+def test_into_an_existing_environment_comes_the_target_and_nothing_else_is_touched(twice):
+    cycle = twice.cycle
+    venv, prefix = cycle.work / "mine", cycle.work / "gpu03"
     subprocess.run([base_python(), "-m", "venv", "--without-pip", venv], check=True)
     site = next(venv.glob("lib/python3.*/site-packages"))
     own = site / "mine-1.0.dist-info"
@@ -160,7 +148,7 @@ def test_into_an_existing_environment_comes_the_target_and_nothing_else_is_touch
     before = {path: what for path, what in tree(venv).items() if path != "bin/activate"}
     node = {"rlinf_prefix": str(prefix), "rlinf_bundle_dir": str(cycle.bundle), "rlinf_targets": ["reason"]}
     node |= {"rlinf_venv_mode": "existing", "rlinf_venv_path": str(venv), "rlinf_skip_packages": ["transformer-engine-torch"]}
-    inventory = cycle.write_inventory("existing", {"gpu04": node})
+    inventory = cycle.write_inventory("existing", {"gpu03": node})
     cycle.play("prepare", inventory=inventory)
     said = cycle.play("install", inventory=inventory)
     assert said.changed and cycle.play("install", inventory=inventory).changed == 0
