@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._definition import definition
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, sha256_bytes, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
@@ -126,7 +126,8 @@ class Locker:
         left = self._left(packages)
         missing = [package for package in _distinct(packages, build) if package.path not in left and not package.present(self.bundle)]
         current = {**known, **self._described(target, known)}
-        written = current == known and all((folder / name).is_file() for name in (f"pylock.{target.name}.toml", "pins.txt"))
+        texts = known.get("written", {})
+        written = current == known and bool(texts) and all(_is(folder / name, digest) for name, digest in texts.items())
         if written and not missing:
             return self._result(known, before, changed=False, state="locked", reason="locked before, every file is there")
         if check:
@@ -293,16 +294,24 @@ class Locker:
             )
             for package in packages
         ]
-        _pylock.write(folder / f"pylock.{target.name}.toml", target.python, files)
-        atomic_write(folder / "pins.txt", "".join(f"{line}\n" for line in lock["pins"]).encode())
-        # last: without it the folder is no lock
-        write_json(folder / "lock.json", lock)
+        texts = {
+            f"pylock.{target.name}.toml": _pylock.render(target.python, files).encode(),
+            "pins.txt": "".join(f"{line}\n" for line in lock["pins"]).encode(),
+        }
+        for name, text in texts.items():
+            atomic_write(folder / name, text)
+        # last: without it the folder is no lock, and with another's digests in it what was cut off here is written again
+        write_json(folder / "lock.json", {**lock, "written": {name: sha256_bytes(text) for name, text in texts.items()}})
 
 
 def _pins(folder: Path) -> tuple[str, ...]:
     """Return the closure of a lock as it was written down; a lock that lost it has none."""
     listed = folder / "pins.txt"
     return tuple(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else ()
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
 
 
 def _distinct(*parts: Sequence[Package]) -> list[Package]:

@@ -361,6 +361,19 @@ def test_what_decides_nothing_about_packages_is_written_anew_without_resolving(
     )
 
 
+@pytest.mark.parametrize("name", ["pylock.full.toml", "pins.txt"])
+def test_a_lock_whose_writing_was_cut_off_is_made_whole_without_resolving(
+    arguments: Arguments, bundle: Path, locked: Locked, run_module: Run, tree_hash: Any, name: str
+):
+    arguments |= {"index_url": "http://127.0.0.1:9/simple/", "uv": "/nonexistent"}
+    # as after a kill between the files of another lock
+    (locked.folder(bundle) / name).write_text("of another lock\n")
+    assert run_module("rlinf_target_lock", arguments, check=True)["results"][0]["changed"]
+    assert run_module("rlinf_target_lock", arguments)["changed"]
+    assert tree_hash(locked.folder(bundle)) == tree_hash(locked.folder(locked.world.bundle))
+    assert not run_module("rlinf_target_lock", arguments)["changed"]
+
+
 def test_each_thing_that_keeps_a_lock_from_standing_is_named(arguments: Arguments, run_module: Run):
     changed = {**arguments, "leave_out": ["prebuilt"], "platform": "x86_64-manylinux_2_31", "torch_backend": "cu121", "targets": ["full"]}
     with pytest.raises(
