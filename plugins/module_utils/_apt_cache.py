@@ -95,7 +95,8 @@ class AptCache:
         What is there for the same packages, sources and states stays as it is, unless the release is to be updated; the network is then
         not asked. In check mode apt resolves in its private root, and nothing enters the bundle.
 
-        :raises AptError: a package cannot be resolved, or a file cannot be had.
+        :raises AptError: a package cannot be resolved.
+        :raises FetchError: a file cannot be had.
         """
         folder = self.bundle.apt(release.name, release.architecture)
         known = self._known(folder)
@@ -165,15 +166,7 @@ class AptCache:
     def _fetch(self, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
         wanted = [file for file in files if not _there(folder, file)]
         downloads = [Download(file["url"], folder / file["filename"], sha256=file["sha256"], size=file["size"]) for file in wanted]
-        failures = [
-            f"{download.destination.name}: {outcome}"
-            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads), strict=True)
-            if isinstance(outcome, Exception)
-        ]
-        if failures:
-            raise AptError(
-                "\n".join([f"{len(failures)} of {len(downloads)} packages could not be fetched; those that were stay:", *failures])
-            )
+        self.fetcher.fetch_every(downloads, "packages")
 
     def _write(self, folder: Path, record: Mapping[str, Any], packages: str) -> None:
         """Write the repository's indexes, the record last; files that are no longer of it go."""

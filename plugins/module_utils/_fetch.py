@@ -174,6 +174,22 @@ class Fetcher:
         """Bring many files at a time; return what became of each, in their order. None stops another."""
         return self.map(self._outcome, downloads)
 
+    def fetch_every(self, downloads: Sequence[Download], what: str) -> None:
+        """Bring many files at a time, all of which are needed.
+
+        :param what: what they are, in the plural ("packages").
+        :raises FetchError: some could not be had; each is named.
+        """
+        failures = [
+            f"{download.destination.name}: {outcome}"
+            for download, outcome in zip(downloads, self.fetch_all(downloads), strict=True)
+            if isinstance(outcome, OfflineError)
+        ]
+        if failures:
+            raise FetchError(
+                "\n".join([f"{len(failures)} of {len(downloads)} {what} could not be fetched; those that were stay:", *failures])
+            )
+
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return what *function* gives for each item, in their order, doing as many at a time as there are jobs."""
         if len(items) < 2:

@@ -25,7 +25,7 @@ from packaging.utils import parse_wheel_filename
 from tomlkit.exceptions import TOMLKitError
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _overlay, _pylock, _wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import FetchError, LockError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     fsync_file,
@@ -149,7 +149,7 @@ class Gatherer:
         """Bring every file that is not there yet; return the packages with their files filled in.
 
         :param left: paths of files that are left to an index; their packages are returned as if they were there.
-        :raises LockError: some could not be had; every one of them is named.
+        :raises OfflineError: some could not be had; every one of them is named.
         """
         self._fetch(
             [
@@ -199,15 +199,7 @@ class Gatherer:
             for package in packages
         ]
         self.progress(f"fetching {len(downloads)} files")
-        failures = [
-            f"{download.destination.name}: {outcome}"
-            for download, outcome in zip(downloads, self.fetcher.fetch_all(downloads), strict=True)
-            if isinstance(outcome, Exception)
-        ]
-        if failures:
-            raise LockError(
-                "\n".join([f"{len(failures)} of {len(downloads)} files could not be fetched; those that were stay:", *failures])
-            )
+        self.fetcher.fetch_every(downloads, "files")
 
     def _measured(self, package: Package) -> Package:
         place = self.bundle.root / package.path
@@ -227,7 +219,7 @@ class Gatherer:
             if package.kind == "source":
                 content = sdist_content(self.bundle.root / package.path)
                 return replace(package, source={**package.source, "build_requires": content.build_requires})
-        except (LockError, ProcessError) as error:
+        except (FetchError, LockError, ProcessError) as error:
             return f"{package.name}: {error}"
         return package
 
@@ -238,11 +230,7 @@ class Gatherer:
             return _filled(package, known)
         sdist = self.bundle.cache / "sdists" / package.source["sha256"] / package.source["filename"]
         sdist.parent.mkdir(parents=True, exist_ok=True)
-        outcome = self.fetcher.fetch_all(
-            [Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"])]
-        )[0]
-        if isinstance(outcome, Exception):
-            raise LockError(str(outcome))
+        self.fetcher.fetch(Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"]))
         content = sdist_content(sdist)
         if content.compiled:
             check_headers(self.python, package.name)

@@ -145,14 +145,12 @@ def requirements_text(tools: Iterable[Tool]) -> str:
 def gather(bundle: Bundle, tools: Iterable[Tool], fetcher: Fetcher) -> None:
     """Bring the wheels that are not there, and remove those of other versions.
 
-    :raises BundleError: one could not be had; each is named.
+    :raises FetchError: one could not be had; each is named.
     """
     wanted = list(tools)
     missing = [tool for tool in wanted if not tool.present(bundle)]
     downloads = [Download(tool.url, bundle.tools / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
-    failed = [str(outcome) for outcome in fetcher.fetch_all(downloads) if isinstance(outcome, Exception)]
-    if failed:
-        raise BundleError("\n".join([f"{len(failed)} of {len(wanted)} wheels of tools/ failed:", *failed]))
+    fetcher.fetch_every(downloads, "tools")
     for path in set(bundle.tools.glob("*.whl")) - {bundle.tools / tool.filename for tool in wanted}:
         remove(path)
 
