@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.vars import merge_hash
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report, _wishes
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
+from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
 
 def reported(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,10 +73,7 @@ def rlinf_mirrors(
         group += [parsed.repositories[name] for name in dict.fromkeys(target.repositories) if name not in seen]
         seen.update(target.repositories)
     for name in further:
-        if name not in parsed.repositories:
-            raise CatalogError(
-                f"rlinf_mirror_repositories: there is no repository {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
-            )
+        _wishes.check_repository(parsed, name)
     named = [parsed.repositories[name] for name in dict.fromkeys(further) if name not in seen]
     if named:
         groups.setdefault((None, False), []).extend(named)
@@ -87,10 +86,7 @@ def rlinf_mirrors(
 
 def rlinf_target_names(targets: str | Sequence[str], behavior: bool | str = False) -> list[str]:
     """Return the names of targets out of a list or a comma-separated string; with *behavior* openvla-oft is its BEHAVIOR-1K variant."""
-    listed = targets.split(",") if isinstance(targets, str) else list(targets)
-    names = [str(name).strip() for name in listed if str(name).strip()]
-    enabled = boolean(behavior, strict=False)  # a word, where it is given on the command line
-    return list(dict.fromkeys("openvla-oft-behavior" if enabled and name == "openvla-oft" else name for name in names))
+    return _wishes.target_names(targets, behavior)
 
 
 def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool | str = False) -> list[str]:
@@ -101,7 +97,7 @@ def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targe
 
 def rlinf_python(catalog: Mapping[str, Any], target: str, setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None) -> str:
     """Return the interpreter of a target, by version or path; where the node has one of the version, its path."""
-    wanted = _fit.python_for(_select(catalog, [target])[0], setting)
+    wanted = _wishes.python_for(_select(catalog, [target])[0], setting)
     found = _fit.interpreters(node, wanted) if node else []
     return found[0] if found else wanted
 
@@ -118,20 +114,83 @@ def rlinf_local_prefix(prefix: str | None) -> str:
     return str(default_prefix(prefix or None, home_directory()))
 
 
+def rlinf_faults(
+    hostvars: Mapping[str, Any], hosts: Sequence[str], settings: Mapping[str, Any], catalog: Mapping[str, Any], fetch: bool = False
+) -> list[str]:
+    """Return what cannot be meant in the variables of *hosts*, each once with the hosts that it is about.
+
+    A host that does not set one of the *settings* has the value there. With *fetch*, what the targets need can be fetched, too.
+    """
+    fleet = _fleet(hostvars, hosts, settings, catalog)
+    found = [(host, str(wish)) for host, wish in fleet.items() if isinstance(wish, OfflineError)]
+    if fetch and not found:
+        targets = {target.name: target for wish in fleet.values() if isinstance(wish, _wishes.Wish) for target in wish.targets}
+        try:
+            Platform.parse(settings["rlinf_platform"])
+            wanted = Catalog.parse(_merged(catalog, settings["rlinf_catalog"]))
+            wanted.closure(targets, _wishes.names(settings["rlinf_leave_out"], "rlinf_leave_out"))
+        except OfflineError as error:
+            return [str(error)]
+    return _wishes.grouped(found)
+
+
 def rlinf_misfits(
-    node: Mapping[str, Any],
-    bundle_dir: str,
+    hostvars: Mapping[str, Any],
+    hosts: Sequence[str],
+    settings: Mapping[str, Any],
     catalog: Mapping[str, Any],
-    targets: Sequence[str],
-    python: str | Mapping[str, str] = "",
-    remote: bool = True,
-    skip: Sequence[str] = (),
-) -> list[dict[str, str]]:
-    """Return why a node cannot take its targets out of the bundle at *bundle_dir* on this machine."""
-    parsed = Catalog.parse(catalog)
-    selected = parsed.select(targets)
-    offer = _fit.offer(Path(bundle_dir), selected, parsed)
-    return _fit.rows(_fit.misfits(node, offer, selected, python, remote=remote, skip=skip))
+    bundle_dir: str,
+    connection: str = "ssh",
+) -> list[dict[str, Any]]:
+    """Return why nodes cannot take their targets out of the bundle at *bundle_dir* on this machine.
+
+    What each node is and has was registered as ``__rlinf_node_info``. *connection* is that of a node whose inventory names none.
+    """
+    offers: dict[Any, _fit.Offer] = {}
+    found: list[dict[str, Any]] = []
+    for host, wish in _fleet(hostvars, hosts, settings, catalog).items():
+        said = hostvars[host].get("__rlinf_node_info") or {}
+        if "node" not in said:
+            found += _fit.silent(host, str(said.get("msg", "")))
+            continue
+        if isinstance(wish, OfflineError):
+            raise wish
+        key = (id(wish.catalog), *(target.name for target in wish.targets))
+        if key not in offers:
+            offers[key] = _fit.offer(Path(bundle_dir), wish.targets, wish.catalog)
+        remote = hostvars[host].get("ansible_connection", connection) != "local"
+        found += _fit.rows(host, _fit.misfits(said["node"], offers[key], wish, remote=remote))
+    return found
+
+
+def _fleet(
+    hostvars: Mapping[str, Any], hosts: Sequence[str], settings: Mapping[str, Any], catalog: Mapping[str, Any]
+) -> dict[str, _wishes.Wish | OfflineError]:
+    """Return what each host shall have, or what is wrong with it; hosts of one catalogue share it parsed."""
+    catalogs: dict[str, Catalog | OfflineError] = {}
+    fleet: dict[str, _wishes.Wish | OfflineError] = {}
+    for host in hosts:
+        variables = hostvars[host]
+        values = {name: variables.get(name, value) for name, value in settings.items()}
+        own = values["rlinf_catalog"]
+        key = json.dumps(own, sort_keys=True, default=str)
+        try:
+            if key not in catalogs:
+                catalogs[key] = Catalog.parse(_merged(catalog, own))
+            known = catalogs[key]
+            fleet[host] = known if isinstance(known, OfflineError) else _wishes.read(values, known)
+        except OfflineError as error:
+            catalogs.setdefault(key, error)
+            fleet[host] = error
+    return fleet
+
+
+def _merged(catalog: Mapping[str, Any], own: Any) -> dict[str, Any]:
+    """Return the built-in catalogue with what the inventory adds and changes, as the roles combine them."""
+    if not isinstance(own, Mapping):
+        raise CatalogError(f"rlinf_catalog must be a mapping with repositories, wheels, assets or targets; it is {own!r}.")
+    merged: dict[str, Any] = merge_hash(dict(catalog), dict(own), recursive=True)
+    return merged
 
 
 def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
@@ -139,9 +198,15 @@ def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[s
     return {variable: text for target in _select(catalog, targets) for variable, text in target.licences.items()}
 
 
-def rlinf_misfit_table(hostvars: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
-    """Return the misfits that hosts have found (``__rlinf_misfits``) as the lines of one table."""
-    return _fit.table({host: hostvars[host].get("__rlinf_misfits") for host in hosts})
+def rlinf_misfit_table(misfits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the misfits of all nodes as the lines of one table."""
+    return _fit.table(misfits)
+
+
+def rlinf_programs(catalog: Mapping[str, Any], targets: Sequence[str]) -> list[str]:
+    """Return the programs that a node needs to compile what is compiled there for these targets."""
+    recipes = (recipe for target in _select(catalog, targets) for recipe in target.build_on_node.values())
+    return sorted({program for recipe in recipes for program in recipe["needs"]})
 
 
 def rlinf_states(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -178,9 +243,11 @@ class FilterModule:
             rlinf_python,
             rlinf_pythons,
             rlinf_local_prefix,
+            rlinf_faults,
             rlinf_misfits,
             rlinf_licences,
             rlinf_misfit_table,
+            rlinf_programs,
             rlinf_states,
             rlinf_branches,
             rlinf_sources,

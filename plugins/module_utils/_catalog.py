@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -214,7 +215,9 @@ class Catalog:
         found = []
         for name in targets:
             if name not in self.targets:
-                raise CatalogError(f"There is no target {name!r}. Known targets: {', '.join(sorted(self.targets))}.")
+                near = difflib.get_close_matches(name, self.targets, 1)
+                meant = f" Did you mean {near[0]!r}?" if near else ""
+                raise CatalogError(f"There is no target {name!r}.{meant} Known targets: {', '.join(sorted(self.targets))}.")
             found.append(self.targets[name])
             self._check_pythons(found[-1])
         return found

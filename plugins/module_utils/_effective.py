@@ -249,12 +249,13 @@ def judge(lock: EffectiveLock, interpreter: Interpreter, elsewhere: Sequence[Pat
         )
     wheels = [package for package in lock.files if package.kind != "sdist"]
     tags = fitting_tags(interpreter)
+    taken = dict.fromkeys(tags)
     others = [path.name for folder in elsewhere for path in folder.glob("*.whl")]
     cuda = cuda_majors((package.name, package.version) for package in lock.packages)
     node = f"CPython {'.'.join(map(str, interpreter.minor))} on {tags[0].platform}"
     problems = []
     for package in wheels:
-        if misfit := unfit(package.path.name, package.name, tags, others):
+        if misfit := unfit(package.path.name, package.name, taken, others):
             problems.append(f"{package.path.name} does not fit {node}: it is {misfit.why}. {misfit.remedy}.")
         elif wrong := misbuilt(package.name, package.version, lock.torch, cuda):
             problems.append(f"{package.path.name} was {wrong.why}. {wrong.remedy}.")

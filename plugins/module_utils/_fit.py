@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,46 @@ from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manif
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
+from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import Misfit as WheelMisfit
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, supported_tags
+from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish, minor
 
 OLDEST_DRIVERS = {"11": "450.80.02", "12": "525.60.13", "13": "580.65.06"}
 """NVIDIA's minor version compatibility: this driver, or a newer one, runs every build for this major version of CUDA."""
 UNPACKED = 3.2
 """Bytes on disk, uv's cache and the environment together, for a byte of wheels (13 GB for 4.2 GB of openvla)."""
-FILES_PER_PACKAGE = 800
-"""Inodes that a package takes in cache and environment together (openvla: 100,000 files of 274 packages in each, most of them shared)."""
+FILES_PER_PACKAGE = 500
+"""Inodes that a package takes: its files in uv's cache, which the environment shares, and the folders of both (openvla: 103,000 of 279)."""
+CHECKED_OUT = 2
+"""Bytes on disk of a working copy for a byte of its mirror: its objects, and its files."""
 RELOCK = "Set rlinf_platform to what the nodes have, and lock it anew (rlinf_update)."
 ROOM = "Make room, or set rlinf_prefix."
+WIDTH = 68
+"""Columns of a table of misfits: 80 are filled where debug indents and quotes its lines."""
+_SETTINGS = {
+    "prefix": "rlinf_prefix",
+    "bundle": "rlinf_bundle_dir",
+    "assets": "rlinf_assets_dir",
+    "environment": "rlinf_venv_path",
+    "home": "HOME to a directory that this user may write to",
+}
 _PLATFORM = re.compile(r"(?P<machine>\w+?)-manylinux_(?P<glibc>\d+_\d+)\Z")
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Why a node cannot take something: what of it, what was found, and what to do."""
+    """Why a node cannot take something: what of it, what was found, and what to do.
+
+    :param fatal: whether it keeps the node from taking it; otherwise it is worth knowing.
+    """
 
     what: str
     found: str
     remedy: str
+    fatal: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,21 +76,24 @@ class Need:
     """What one target asks of a node, out of its lock.
 
     :param glibc: what the lock was made for.
-    :param bytes: of its packages; *assets*: bytes of its assets.
+    :param packages: sha256 -> bytes of its packages' files.
+    :param assets: destination -> bytes; *worktrees*: mirror -> bytes.
     :param sources: what is compiled on a node, the bundle having no wheel of it: name -> programs that this takes.
     :param digests: name -> sha256 of those sources.
+    :param names: of all its packages.
     """
 
     target: str
     machine: str
     glibc: str
-    bytes: int
-    packages: int
     python: str = ""
-    assets: int = 0
+    packages: Mapping[str, int] = field(default_factory=dict)
+    assets: Mapping[str, int] = field(default_factory=dict)
+    worktrees: Mapping[str, int] = field(default_factory=dict)
     wheels: tuple[Wheel, ...] = ()
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
 
     @property
     def cuda(self) -> set[str]:
@@ -85,6 +106,7 @@ class Offer:
     """What the bundle on the bastion holds for a node; *problems* say what it lacks, *digest* is None where there is no bundle.
 
     :param wheels: the file names of all wheels in it, among which another may fit.
+    :param names: of the packages of all its locks for this commit of the project.
     """
 
     digest: str | None = None
@@ -93,6 +115,7 @@ class Offer:
     needs: tuple[Need, ...] = ()
     problems: tuple[Misfit, ...] = ()
     wheels: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
 
 
 def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
@@ -114,15 +137,29 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     wheels = tuple(path.rpartition("/")[2] for path in files if path.endswith(".whl"))
     needs = tuple(_need(target, lock, catalog, files) for target in targets if (lock := locks[target.name]))
     size = sum(entry.get("size", 0) for entry in files.values())
-    return Offer(manifest_digest(bundle), size, len(files), needs, tuple(problems), wheels)
+    # other wheels of the catalogue fit as well as those in the bundle
+    known = tuple(dict.fromkeys([*wheels, *(wheel.filename for wheel in catalog.wheels.values())]))
+    return Offer(manifest_digest(bundle), size, len(files), needs, tuple(problems), known, _names(bundle, manifest, targets, catalog))
+
+
+def _names(bundle: Bundle, manifest: Mapping[str, Any], targets: Sequence[Target], catalog: Catalog) -> frozenset[str]:
+    """Return the names of the packages of every lock for the commits of the targets' projects: nodes share ``rlinf_skip_packages``."""
+    commits = {commit for target in targets if (commit := _commit(manifest, target, catalog))}
+    locks = (path for commit in commits for path in bundle.targets.glob(f"{commit}/*/lock.json"))
+    return frozenset(package["name"] for path in locks for package in read_json(path, BundleError).get("packages", ()))
+
+
+def _commit(manifest: Mapping[str, Any], target: Target, catalog: Catalog) -> str | None:
+    project = manifest.get("repositories", {}).get(catalog.repositories[target.project].id.mirror)
+    return project["commit"] if project else None
 
 
 def _lock(bundle: Bundle, manifest: Mapping[str, Any], target: Target, catalog: Catalog) -> dict[str, Any] | None:
     """Return the lock of a target for the commit of its project that the bundle holds."""
-    project = manifest.get("repositories", {}).get(catalog.repositories[target.project].id.mirror)
-    if project is None:
+    commit = _commit(manifest, target, catalog)
+    if commit is None:
         return None
-    path = bundle.target(project["commit"], target.name) / "lock.json"
+    path = bundle.target(commit, target.name) / "lock.json"
     return dict(read_json(path, BundleError)) if path.is_file() else None
 
 
@@ -139,19 +176,24 @@ def _need(target: Target, lock: Mapping[str, Any], catalog: Catalog, files: Mapp
     sources = {package["name"]: package["sha256"] for package in packages if package["kind"] == "source"}
     unbuilt = {name: digest for name, digest in sources.items() if not any(f"wheelhouse/built/{digest}/" in path for path in files)}
     recipes = lock.get("build_on_node", {})
-    dests = [catalog.assets[name].dest for name in target.assets]
+    mirrors = [catalog.repositories[name].id.mirror for name in target.worktrees]
     return Need(
         target.name,
         machine,
         glibc,
-        sum(package["size"] for package in packages),
-        len(packages),
         lock["python"],
-        sum(entry.get("size", 0) for path, entry in files.items() if any(f"{path}/".startswith(f"assets/{dest}/") for dest in dests)),
+        {package["sha256"]: package["size"] for package in packages},
+        {dest: _size_below(files, f"assets/{dest}") for dest in (catalog.assets[name].dest for name in target.assets)},
+        {mirror: _size_below(files, f"repos/{mirror}") for mirror in mirrors},
         tuple(wheels),
         {name: tuple(recipes.get(name, {}).get("needs", ())) for name in unbuilt},
         unbuilt,
+        frozenset(package["name"] for package in packages),
     )
+
+
+def _size_below(files: Mapping[str, Any], folder: str) -> int:
+    return sum(entry.get("size", 0) for path, entry in files.items() if path == folder or path.startswith(f"{folder}/"))
 
 
 def version_key(text: str) -> tuple[int, ...]:
@@ -159,51 +201,38 @@ def version_key(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
-def python_for(target: Target, setting: str | Mapping[str, str]) -> str:
-    """Return the interpreter that the user wants for a target, a version or a path: for it by name, by its minor version, or for all.
-
-    :param setting: ``rlinf_python``: a version, a path, or a mapping of targets or minor versions to such.
-    """
-    minor = ".".join(target.python.split(".")[:2])
-    if isinstance(setting, Mapping):
-        return str(setting.get(target.name) or setting.get(minor) or target.python)
-    return str(setting or target.python)
-
-
 def interpreters(node: Mapping[str, Any], wanted: str) -> list[str]:
     """Return the paths of a node's interpreters that are of the version *wanted*; those of virtual environments don't count."""
-    usable = [python for python in node["pythons"] if not python.get("problem") and not python.get("virtual")]
+    usable = [
+        python
+        for python in node["pythons"]
+        if not python.get("problem") and not python.get("virtual") and python.get("implementation", "cpython") == "cpython"
+    ]
     return [python["path"] for python in usable if python["version"] == wanted or python["version"].startswith(f"{wanted}.")]
 
 
-def misfits(
-    node: Mapping[str, Any],
-    bundle: Offer,
-    targets: Sequence[Target],
-    python: str | Mapping[str, str],
-    *,
-    remote: bool,
-    skip: Collection[str] = (),
-) -> list[Misfit]:
+def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool) -> list[Misfit]:
     """Return everything that keeps a node from taking its targets out of a bundle.
 
     :param node: what ``rlinf_node_info`` found.
     :param bundle: what the bastion's bundle holds for these targets.
-    :param python: ``rlinf_python`` of the node.
+    :param wish: what the node shall have.
     :param remote: whether the bundle has to be brought there over a connection.
-    :param skip: packages that the node does without (``rlinf_skip_packages``).
     """
-    return [
+    skip = frozenset(map(canonicalize_name, wish.skip))
+    found = [
         *bundle.problems,
         *_bundle(node, bundle),
+        *_skipped(wish, bundle),
         *_system(node, bundle.needs),
-        *_pythons(node, targets, python),
-        *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, frozenset(map(canonicalize_name, skip)))),
+        *_pythons(node, wish),
+        *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, skip)),
         *_driver(node["gpus"], bundle.needs),
-        *_compilers(node, bundle.needs, frozenset(map(canonicalize_name, skip))),
-        *_tools(node["tools"], remote and bundle.digest is not None),
-        *_room(node, bundle),
+        *_compilers(node, bundle.needs, skip),
+        *_tools(node["tools"], remote and bundle.digest not in (None, node["bundle"]["digest"])),
+        *_room(node, bundle, wish),
     ]
+    return list(dict.fromkeys(found))
 
 
 def _bundle(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
@@ -211,35 +240,53 @@ def _bundle(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
         yield Misfit("bundle", "neither the bastion nor the node has one", "Run rlinf.offline.download, or correct rlinf_bundle_dir.")
 
 
-def _system(node: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
-    for need in needs:
-        if need.machine and need.machine != node["architecture"]:
+def _system(node: Mapping[str, Any], needs: Sequence[Need]) -> Iterator[Misfit]:
+    for machine, targets in _by(needs, lambda need: need.machine).items():
+        if machine and machine != node["architecture"]:
+            yield Misfit("architecture", f"{node['architecture']}, but {targets} is for {machine}", RELOCK)
+    if needs and node["glibc"] is None:
+        yield Misfit("C library", "not glibc", "The packages are built for glibc: use another image.")
+    for glibc, targets in _by(needs, lambda need: need.glibc).items():
+        if node["glibc"] and version_key(node["glibc"]) < version_key(glibc):
+            yield Misfit("glibc", f"{node['glibc']}, but {targets} needs {glibc}", RELOCK)
+
+
+def _by(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, str]:
+    """Return the names of targets, told as one, by what they have in common."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item.target if isinstance(item, Need) else item.name)
+    return {common: ", ".join(names) for common, names in found.items()}
+
+
+def _skipped(wish: Wish, bundle: Offer) -> Iterator[Misfit]:
+    for name in wish.skip if bundle.needs else ():
+        if canonicalize_name(name) not in bundle.names:
+            yield Misfit("rlinf_skip_packages", f"{name} is in no lock of the bundle", "Correct the name, or take it out.")
+
+
+def _pythons(node: Mapping[str, Any], wish: Wish) -> Iterator[Misfit]:
+    for both, targets in _by(wish.targets, lambda target: f"{minor(target.python)} {wish.interpreter(target)}").items():
+        version, wanted = both.split(" ", 1)
+        if os.path.isabs(wanted):
+            yield from _named_python(node, wanted, version, targets, "rlinf_venv_path" if wish.environment else "rlinf_python")
+        elif not interpreters(node, wanted):
+            listed = [f"{python['path']} ({python.get('problem') or python['version']})" for python in node["pythons"]]
             yield Misfit(
-                "architecture",
-                f"{node['architecture']}, but {need.target} is for {need.machine}",
-                RELOCK,
-            )
-        if node["glibc"] is None:
-            yield Misfit("C library", "not glibc", "The packages are built for glibc: use another image.")
-        elif version_key(node["glibc"]) < version_key(need.glibc):
-            yield Misfit(
-                "glibc",
-                f"{node['glibc']}, but {need.target} needs {need.glibc}",
-                RELOCK,
+                f"Python {wanted}",
+                f"{', '.join(listed) or 'none of this version'}; {targets} needs it",
+                f"Install python{wanted}, or give its path by rlinf_python.",
             )
 
 
-def _pythons(node: Mapping[str, Any], targets: Iterable[Target], setting: str | Mapping[str, str]) -> Iterator[Misfit]:
-    for target in targets:
-        wanted = python_for(target, setting)
-        # a path is judged where it is used
-        if not os.path.isabs(wanted) and not interpreters(node, wanted):
-            found = (
-                ", ".join(f"{python['path']} {python.get('version', '')}".strip() for python in node["pythons"]) or "none of this version"
-            )
-            yield Misfit(
-                f"Python {wanted}", f"{found}; {target.name} needs it", f"Install python{wanted}, or give its path by rlinf_python."
-            )
+def _named_python(node: Mapping[str, Any], path: str, version: str, targets: str, variable: str) -> Iterator[Misfit]:
+    """Judge an interpreter that the user names."""
+    needs = f"{targets} needs {version}"
+    found = next((python for python in node["pythons"] if python["path"] == path), {"problem": "was not asked"})
+    if found.get("problem"):
+        yield Misfit(f"Python {path}", f"{found['problem']}; {needs}", f"Correct {variable}.")
+    elif found["implementation"] != "cpython" or minor(found["version"]) != version:
+        yield Misfit(f"Python {path}", f"{found['implementation']} {found['version']}; {needs}", f"Name another by {variable}.")
 
 
 def _wheels(node: Mapping[str, Any], need: Need, others: Sequence[str], skip: Collection[str]) -> Iterator[Misfit]:
@@ -251,9 +298,8 @@ def _wheels(node: Mapping[str, Any], need: Need, others: Sequence[str], skip: Co
         or node["architecture"] != need.machine
     ):
         return  # said already, and every compiled wheel would say it again
-    minor = ".".join(need.python.split(".")[:2])
     rows: dict[WheelMisfit, list[str]] = {}
-    for wheel, misfit in _unfit(need.wheels, minor, need.machine, version_key(node["glibc"])[:2], tuple(others)):
+    for wheel, misfit in _unfit(need.wheels, minor(need.python), need.machine, version_key(node["glibc"])[:2], tuple(others)):
         if wheel.package not in skip:
             rows.setdefault(misfit, []).append(wheel.filename)
     for misfit, names in rows.items():
@@ -263,10 +309,10 @@ def _wheels(node: Mapping[str, Any], need: Need, others: Sequence[str], skip: Co
 
 @functools.lru_cache(maxsize=256)
 def _unfit(
-    wheels: tuple[Wheel, ...], minor: str, machine: str, glibc: tuple[int, ...], others: tuple[str, ...]
+    wheels: tuple[Wheel, ...], version: str, machine: str, glibc: tuple[int, ...], others: tuple[str, ...]
 ) -> tuple[tuple[Wheel, WheelMisfit], ...]:
     """Return the wheels that do not fit a kind of node; a fleet has few kinds, and a lock hundreds of wheels."""
-    tags = supported_tags(minor, Platform(machine, (glibc[0], glibc[1])))
+    tags = dict.fromkeys(supported_tags(version, Platform(machine, (glibc[0], glibc[1]))))
     torch = next((wheel.version for wheel in wheels if wheel.package == "torch"), None)
     cuda = cuda_majors((wheel.package, wheel.version) for wheel in wheels)
     found = (
@@ -278,13 +324,19 @@ def _unfit(
 
 def _driver(gpus: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
     """Compare the driver with the builds; which CUDA toolkit a node has does not matter to them."""
-    driver = gpus.get("driver")
-    if not gpus.get("devices") or not driver:
-        return
-    for major in sorted({major for need in needs for major in need.cuda}):
-        oldest = OLDEST_DRIVERS.get(major)
-        if oldest and version_key(driver) < version_key(oldest):
-            yield Misfit("NVIDIA driver", driver, f"Builds for CUDA {major} need {oldest} or newer.")
+    driver, majors = (
+        str(gpus.get("driver") or ""),
+        sorted({major for need in needs for major in need.cuda} & OLDEST_DRIVERS.keys(), key=int),
+    )
+    for major in majors if driver else ():
+        oldest = OLDEST_DRIVERS[major]
+        if version_key(driver) < version_key(oldest):
+            yield Misfit("NVIDIA driver", driver, f"Builds for CUDA {major} need {oldest} or newer: install such a driver.")
+    if majors and gpus.get("problem"):
+        wanted = (
+            f"Nothing is held back for it. What is built for CUDA {majors[-1]} needs a driver of {OLDEST_DRIVERS[majors[-1]]} or newer."
+        )
+        yield Misfit("GPU", first_line(gpus["problem"]), wanted, fatal=False)
 
 
 def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[str]) -> Iterator[Misfit]:
@@ -296,7 +348,7 @@ def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[
                 continue
             yield Misfit(
                 f"{name} for {need.target}",
-                f"is compiled on a node, which takes {', '.join(missing)}",
+                f"is compiled on a node, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there",
                 f"Install on a node that has it and run rlinf.offline.collect; or install the CUDA toolkit; or set rlinf_skip_packages: [{name}].",
             )
 
@@ -307,50 +359,110 @@ def _tools(tools: Mapping[str, Any], remote: bool) -> Iterator[Misfit]:
             yield Misfit(name, "not there", f"Install {name} on the node.")
 
 
-def _room(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
-    """Compare the room on the node's file systems with what comes; what is there already needs none."""
-    paths = node["paths"]
-    unpacked = [need for need in bundle.needs if need.target not in node["environments"] or node["bundle"]["digest"] != bundle.digest]
-    size = int(sum(need.bytes for need in unpacked) * UNPACKED) + sum(need.assets for need in unpacked)
-    wanted = {"prefix": (size, sum(need.packages for need in unpacked) * FILES_PER_PACKAGE)}
-    if not node["bundle"]["sealed"]:
-        wanted["bundle"] = (bundle.bytes, bundle.files)
-    if len(wanted) == 2 and paths["bundle"]["device"] == paths["prefix"]["device"]:
-        pair = wanted.pop("bundle")
-        wanted["prefix"] = (wanted["prefix"][0] + pair[0], wanted["prefix"][1] + pair[1])
-    for name, (size, count) in wanted.items():
-        place = paths[name]
-        if place.get("problem"):
-            yield Misfit(f"{name} directory", place["problem"], f"See to {place['path']} on the node.")
+@dataclass(frozen=True)
+class _Load:
+    """What comes to one of a node's paths: what of it, bytes, inodes."""
+
+    path: str
+    what: str
+    bytes: int
+    files: int = 0
+
+
+def _loads(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[_Load]:
+    """Return what comes to a node; what is there already is not among it. What targets share comes once."""
+    held = node["bundle"]
+    if bundle.digest not in (None, held["digest"]):
+        yield _Load("bundle", "bundle", max(0, bundle.bytes - (held.get("bytes") or 0)), max(0, bundle.files - (held.get("files") or 0)))
+    there = set(node["environments"])
+    needs = [need for need in bundle.needs if need.target not in there or held["digest"] != bundle.digest]
+    known = set(node.get("unpacked", ()))
+    fresh = [size for digest, size in {**_union(need.packages for need in needs)}.items() if digest[:SHORT] not in known]
+    packages = _Load("prefix", "packages", int(sum(fresh) * UNPACKED), len(fresh) * FILES_PER_PACKAGE)
+    yield packages
+    if wish.environment and node["paths"]["environment"]["device"] != node["paths"]["prefix"]["device"]:
+        # uv cannot link from its cache to another file system: it copies
+        yield _Load("environment", "environment", packages.bytes, packages.files)
+    needs = [need for need in needs if need.target not in there]
+    yield _Load("prefix", "working copies", CHECKED_OUT * sum(_union(need.worktrees for need in needs).values()))
+    yield _Load("assets", "assets", sum(_union(need.assets for need in needs).values()))
+
+
+def _union(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return {key: size for part in parts for key, size in part.items()}
+
+
+def _room(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[Misfit]:
+    """Compare the room on each of the node's file systems with all that comes to it."""
+    volumes: dict[str, list[_Load]] = {}
+    for load in _loads(node, bundle, wish):
+        place = node["paths"][load.path]
+        if load.path != "prefix" and not load.bytes:
             continue
-        if not place["writable"]:
-            yield Misfit(
-                f"{name} directory",
-                f"{place['path']} cannot be written by this user",
-                f"Set rlinf_{'prefix' if name == 'prefix' else 'bundle_dir'}.",
-            )
+        yield from _writable(load.path, place)
+        if not place.get("problem"):
+            volumes.setdefault(place["device"], []).append(load)
+    if any(target.links for target in wish.targets):
+        yield from _writable("home", node["paths"]["home"])
+    for loads in volumes.values():
+        place = min((node["paths"][load.path] for load in loads), key=lambda place: int(place["free_bytes"]))
+        size, count = sum(load.bytes for load in loads), sum(load.files for load in loads)
+        what = ", ".join(f"{load.what} {size_text(load.bytes)}" for load in loads if load.bytes)
         if place["free_bytes"] < size:
             yield Misfit(
-                "disk",
-                f"{size_text(place['free_bytes'])} free at {place['mount']}, about {size_text(size)} needed",
-                ROOM,
+                "disk", f"{size_text(place['free_bytes'])} free at {place['mount']}, about {size_text(size)} needed ({what})", ROOM
             )
         if place["free_inodes"] is not None and place["free_inodes"] < count:
             yield Misfit("inodes", f"{place['free_inodes']} free at {place['mount']}, about {count} needed", ROOM)
 
 
-def rows(found: Iterable[Misfit]) -> list[dict[str, str]]:
-    """Return misfits as Ansible passes them on."""
-    return [asdict(misfit) for misfit in found]
+def _writable(name: str, place: Mapping[str, Any]) -> Iterator[Misfit]:
+    if place.get("problem"):
+        yield Misfit(f"{name} directory", place["problem"], f"See to {place['path']} on the node.")
+    elif not place["writable"]:
+        yield Misfit(f"{name} directory", f"{place['path']} cannot be written by this user", f"Set {_SETTINGS[name]}.")
 
 
-def table(nodes: Mapping[str, Sequence[Mapping[str, str]] | None]) -> list[str]:
-    """Return the misfits of all nodes as the lines of a table; None stands for a node that could not be asked."""
-    unknown = [asdict(Misfit("connection", "could not be asked", "See the error above; the others go on without it."))]
-    cells = [("node", "what", "found", "what to do")]
-    for name, listed in nodes.items():
-        cells += [(name, row["what"], row["found"], row["remedy"]) for row in (unknown if listed is None else listed)]
-    if len(cells) == 1:
+def first_line(text: str) -> str:
+    """Return the first line of what a program or a module said, without more than a table can hold."""
+    return textwrap.shorten(next(iter(text.strip().splitlines()), ""), 200, placeholder=" ...")
+
+
+# -- a fleet -------------------------------------------------------------------------------------------------------------------
+
+
+def rows(node: str, found: Iterable[Misfit]) -> list[dict[str, Any]]:
+    """Return the misfits of a node as Ansible passes them on."""
+    return [{"node": node, **asdict(misfit)} for misfit in found]
+
+
+def silent(node: str, said: str) -> list[dict[str, Any]]:
+    """Return the row of a node that could not be asked; *said* is its error, as far as it is known."""
+    found = f"could not be asked{f': {first_line(said)}' if said else ''}"
+    return rows(node, [Misfit("connection", found, "See the error above; the others go on without it.", fatal=False)])
+
+
+def table(listed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the misfits of all nodes as the lines of a table: what nodes have in common once, and no line wider than a terminal."""
+    by_misfit: dict[tuple[str, str, str, bool], list[str]] = {}
+    for row in listed:
+        by_misfit.setdefault((row["what"], row["found"], row["remedy"], row["fatal"]), []).append(row["node"])
+    by_nodes: dict[str, list[str]] = {}
+    for misfit, nodes in by_misfit.items():
+        by_nodes.setdefault(", ".join(nodes), []).extend(_cell(*misfit))
+    if not by_nodes:
         return []
-    widths = [min(60, max(len(row[column]) for row in cells)) for column in range(3)]
-    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in cells]
+    lines = ["what does not fit, and what to do"]
+    for names, cell in by_nodes.items():
+        lines += [*_wrapped(f"{names}:", WIDTH), *(f"  {line}" for line in cell)]
+    return lines
+
+
+def _cell(what: str, found: str, remedy: str, fatal: bool) -> list[str]:
+    first, *more = _wrapped(remedy, WIDTH - 7)
+    return [*_wrapped(f"{'' if fatal else 'note: '}{what}: {found}", WIDTH - 2, "  "), f"  -> {first}", *(f"     {line}" for line in more)]
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break lines between words; what is one word, such as a wheel's name, stays whole."""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -8,6 +8,7 @@ Whatever asks something outside this process (a program, a mount that may hang) 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import json
@@ -26,6 +27,7 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, STAMP
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
@@ -39,9 +41,13 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "nvcc": ("nvcc", "--version"),
     "g++": ("g++", "--version"),
 }
-# beside PATH, which is short where nobody logs in
+# beside PATH, which is short where nobody logs in; CUDA_HOME goes first, as where something is compiled
 _TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 _PYTHON_FOLDERS = ("~/.local/bin", "~/.pyenv/versions/*/bin", "{uv}/*/bin", "/usr/local/bin", "/usr/bin", "/opt/python*/bin", "/opt/*/bin")
+_CONTAINERS = (("/run/.containerenv", "podman"), ("/.dockerenv", "docker"), ("/.singularity.d", "apptainer"))
+_SYSTEMD_CONTAINER = Path("/run/systemd/container")
+_CONTAINER_VARIABLE = "container"  # systemd's Container Interface
+_DRIVER = Path("/proc/driver/nvidia/version")
 _ABOUT_PYTHON = (
     "import json, os, platform, sys, sysconfig\n"
     "header = os.path.join(sysconfig.get_path('include'), 'Python.h')\n"
@@ -49,29 +55,50 @@ _ABOUT_PYTHON = (
     "    'headers': os.path.isfile(header), 'virtual': sys.prefix != sys.base_prefix}))\n"
 )
 # what a bundle and a path are described by, so that one that could not be looked at has the same keys
-_BUNDLE = ("present", "sealed", "digest", "serial", "verified", "problem")
+_BUNDLE = ("present", "sealed", "digest", "serial", "verified", "bytes", "files", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
+_SHA256 = re.compile(rf'sha256 = "([0-9a-f]{{{SHORT}}})')
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
 _GPU_FIELDS = ("index", "name", "memory.total", "driver_version", "compute_cap")
 
 
-def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], patience: float = PATIENCE) -> dict[str, Any]:
+def gather(
+    prefix: str | None = None,
+    bundle_dir: str | None = None,
+    pythons: Sequence[str] = (),
+    *,
+    assets_dir: str | None = None,
+    environment: str | None = None,
+    programs: Sequence[str] = (),
+    patience: float = PATIENCE,
+) -> dict[str, Any]:
     """Return everything that is known of this node.
 
     :param prefix: where things are installed; by default /opt/rlinf for root, else below the user's data directory (XDG).
-    :param bundle_dir: by default ``bundle/`` below the prefix.
-    :param pythons: versions of Python to look for, ``3.11`` or ``3.11.14``.
+    :param bundle_dir: by default ``bundle/`` below the prefix; *assets_dir*: by default ``assets/``.
+    :param pythons: versions of Python to look for, ``3.11`` or ``3.11.14``, and paths of interpreters to ask.
+    :param environment: an environment that exists already and is installed into.
+    :param programs: names of programs to look for, beside :data:`TOOLS`.
     :param patience: seconds for each thing that could hang.
     """
     home = home_directory()
     node = Node(default_prefix(prefix, home))
     bundle = Bundle(absolute(bundle_dir, home) if bundle_dir else node.bundle)
-    places = {"prefix": node.prefix, "bundle": bundle.root, "home": home}
+    places = {
+        "prefix": node.prefix,
+        "bundle": bundle.root,
+        "assets": absolute(assets_dir, home) if assets_dir else node.assets,
+        "home": home,
+    }
+    existing = absolute(environment, home) if environment else None
+    if existing:
+        places["environment"] = existing
+        pythons = [*pythons, str(existing / "bin" / "python")]
     questions: dict[str, Callable[[], Any]] = {
         "bundle": lambda: bundle_state(bundle, node),
         "gpus": lambda: gpus(patience),
         "pythons": lambda: find_pythons(pythons, home, patience),
-        "tools": lambda: tools(patience),
+        "tools": lambda: tools(programs, patience),
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
     }
     answers = ask_all(questions, patience + 1)
@@ -83,13 +110,15 @@ def gather(prefix: str | None, bundle_dir: str | None, pythons: Sequence[str], p
         "bundle_dir": str(bundle.root),
         "python": sys.executable,
         "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
-        "environments": environments(node),
+        "environments": environments(node, existing),
+        "unpacked": unpacked(node, existing),
         "built": sorted(path.name for path in node.built.glob("*") if any(path.rglob("*.whl"))),
         "journals": sorted(path.parent.name for path in node.journals.glob("*/journal.json")),
         "architecture": platform.machine(),
         "kernel": os.uname().release,
         "glibc": glibc_version(),
         "distribution": distribution(),
+        "container": container(),
         "bundle": {**dict.fromkeys(_BUNDLE), **answers["bundle"]},
         **{name: answers[name] for name in ("gpus", "pythons", "tools")},
         "paths": {name: {**dict.fromkeys(_PATH), "path": str(places[name]), **answers[f"path {name}"]} for name in places},
@@ -154,19 +183,53 @@ def default_prefix(prefix: str | None, home: Path) -> Path:
 def bundle_state(bundle: Bundle, node: Node) -> dict[str, Any]:
     """Return whether there is a sealed bundle, its manifest's digest and serial, and whether this node has verified just that."""
     if not bundle.manifest.is_file():
-        return {"present": bundle.root.is_dir(), "sealed": False, "digest": None, "serial": None, "verified": False}
+        size, files = _held(bundle)
+        return {
+            "present": bundle.root.is_dir(),
+            "sealed": False,
+            "digest": None,
+            "serial": None,
+            "verified": False,
+            "bytes": size,
+            "files": files,
+        }
     manifest = _bundle.read_manifest(bundle)
     digest = _bundle.manifest_digest(bundle)
     stamp = _bundle.read_stamp(node.bundle_stamp, bundle)
-    return {"present": True, "sealed": True, "digest": digest, "serial": manifest["serial"], "verified": stamp.get("manifest") == digest}
+    return {
+        "present": True,
+        "sealed": True,
+        "digest": digest,
+        "serial": manifest["serial"],
+        "verified": stamp.get("manifest") == digest,
+        "bytes": sum(entry.get("size", 0) for entry in manifest["files"].values()),
+        "files": len(manifest["files"]),
+    }
 
 
-def environments(node: Node) -> list[str]:
-    """Return the targets that have a finished environment here."""
-    try:
-        return sorted(entry.name for entry in os.scandir(node.venvs) if entry.is_symlink() and os.path.isfile(f"{entry.path}/rlinf.json"))
-    except OSError:
-        return []
+def _held(bundle: Bundle) -> tuple[int, int]:
+    """Return bytes and number of the files that a push which was cut off has left."""
+    sizes = []
+    for folder in bundle.folders:
+        for place, _folders, names in os.walk(folder):
+            sizes += [os.lstat(os.path.join(place, name)).st_size for name in names]
+    return sum(sizes), len(sizes)
+
+
+def environments(node: Node, existing: Path | None = None) -> list[str]:
+    """Return the targets that have a finished environment here, or are in the existing one."""
+    found = [link.name for link in node.venvs.glob("*") if link.is_symlink() and (link / STAMP).is_file()]
+    return sorted({*found, *(path.stem for path in existing.glob("rlinf/*.json"))} if existing else found)
+
+
+def unpacked(node: Node, existing: Path | None = None) -> list[str]:
+    """Return the beginnings of the SHA-256 of what finished environments were made from: it needs no room a second time."""
+    locks = [lock for lock in node.locks.glob("pylock.*.toml") if (node.venvs / lock.stem.removeprefix("pylock.") / STAMP).is_file()]
+    found: set[str] = set()
+    for lock in [*locks, *(existing.glob("rlinf/pylock.*.toml") if existing else ())]:
+        with contextlib.suppress(OSError):
+            found.update(_SHA256.findall(lock.read_text(encoding="utf-8", errors="replace")))
+    return sorted(found)
 
 
 def file_system(path: Path) -> dict[str, Any]:
@@ -227,9 +290,22 @@ def distribution() -> dict[str, str | None]:
     return {"id": found.get("ID"), "version": found.get("VERSION_ID"), "name": found.get("PRETTY_NAME")}
 
 
-def tools(patience: float = PATIENCE) -> dict[str, Any]:
-    """Return path and version of each of :data:`TOOLS`; None for one that is not there."""
-    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS])
+def container() -> str | None:
+    """Return what kind of container this is in, as far as its engine or its init says so."""
+    marks = [os.environ.get(_CONTAINER_VARIABLE), *(kind for path, kind in _CONTAINERS if os.path.exists(path))]
+    with contextlib.suppress(OSError):
+        marks.append(_SYSTEMD_CONTAINER.read_text(encoding="utf-8", errors="replace").strip())
+    return next((mark for mark in (*marks, "kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else None) if mark), None)
+
+
+def _search() -> str:
+    home = os.environ.get("CUDA_HOME")
+    return os.pathsep.join([*([f"{home}/bin"] if home else []), os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS])
+
+
+def tools(programs: Iterable[str] = (), patience: float = PATIENCE) -> dict[str, Any]:
+    """Return path and version of each of :data:`TOOLS`, and the path of each of *programs*; None for one that is not there."""
+    search = _search()
 
     def version(path: str, arguments: Sequence[str]) -> dict[str, str | None]:
         done = run([path, *arguments], what=f"asking {path} for its version", timeout=patience, check=False)
@@ -240,15 +316,21 @@ def tools(patience: float = PATIENCE) -> dict[str, Any]:
 
     paths = {name: shutil.which(command[0], path=search) for name, command in TOOLS.items()}
     there = {name: partial(version, path, TOOLS[name][1:]) for name, path in paths.items() if path}
-    return {**dict.fromkeys(TOOLS), **ask_all(there, patience)}
+    # how others tell their version is unknown, and what running them does, too
+    others = {name: shutil.which(name, path=search) for name in programs if name not in TOOLS}
+    asked = {name: {"path": paths[name], "version": None, **answer} for name, answer in ask_all(there, patience).items()}
+    return {**dict.fromkeys(TOOLS), **asked, **{name: {"path": path, "version": None} if path else None for name, path in others.items()}}
 
 
-def find_pythons(wanted: Iterable[str], home: Path, patience: float = PATIENCE) -> list[dict[str, Any]]:
+def find_pythons(wanted: Sequence[str], home: Path, patience: float = PATIENCE) -> list[dict[str, Any]]:
     """Return the interpreters of the versions wanted, in order of preference: their path, version, and whether their headers are there.
 
     Looked for on PATH and where pyenv, uv, conda and builds from source put them. A wrapper script (pyenv's shims) is none.
+
+    :param wanted: versions, and absolute paths of interpreters, which are asked whatever their version is.
     """
-    wanted = list(wanted)
+    named = [item for item in wanted if os.path.isabs(item)]
+    wanted = [item for item in wanted if item not in named]
     minors = {".".join(version.split(".")[:2]) for version in wanted}
     candidates: dict[str, str] = {}
     for folder in python_folders(home):
@@ -261,9 +343,13 @@ def find_pythons(wanted: Iterable[str], home: Path, patience: float = PATIENCE) 
         done = run([path, "-I", "-S", "-c", _ABOUT_PYTHON], what=f"asking {path} for its version", timeout=patience)
         return {"path": path, "problem": None, **json.loads(done.stdout)}
 
-    answers = ask_all({path: partial(about, path) for path in candidates.values()}, patience)
+    answers = ask_all({path: partial(about, path) for path in (*candidates.values(), *named)}, patience)
     found = [{"path": path, **answer} for path, answer in answers.items()]
-    return [python for python in found if python["problem"] or any(is_version(python["version"], version) for version in wanted)]
+    return [
+        python
+        for python in found
+        if python["problem"] or python["path"] in named or any(is_version(python["version"], version) for version in wanted)
+    ]
 
 
 def is_version(version: str, wanted: str) -> bool:
@@ -298,11 +384,14 @@ def is_program(path: str) -> bool:
 
 
 def gpus(patience: float = PATIENCE) -> dict[str, Any]:
-    """Return the GPUs, the driver's version and the newest CUDA that it runs, as ``nvidia-smi`` says; ``problem`` says why if it doesn't."""
-    nothing: dict[str, Any] = {"devices": [], "driver": None, "cuda": None}
-    path = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
+    """Return the GPUs, the driver's version and the newest CUDA that it runs, as ``nvidia-smi`` says.
+
+    ``problem`` says why if it doesn't; the driver's version is then the kernel's word.
+    """
+    nothing: dict[str, Any] = {"devices": [], "driver": kernel_driver(), "cuda": None}
+    path = shutil.which("nvidia-smi", path=_search())
     if path is None:
-        return {**nothing, "problem": "nvidia-smi is not there: no NVIDIA driver"}
+        return {**nothing, "problem": "nvidia-smi is not there" + (": no NVIDIA driver" if nothing["driver"] is None else "")}
 
     def devices() -> str:
         # drivers older than 495 do not know the last field, and refuse all for it
@@ -324,15 +413,26 @@ def gpus(patience: float = PATIENCE) -> dict[str, Any]:
     problems = [answer["problem"] for answer in answers.values() if isinstance(answer, dict)]
     if problems:
         return {**nothing, "problem": problems[0]}
+    found = read_gpus(answers["devices"])
+    if not found["devices"] and "No devices" not in answers["devices"]:
+        return {**nothing, "problem": f"nvidia-smi says what cannot be understood: {answers['devices'].strip()[:80]!r}"}
     cuda = re.search(r"CUDA Version:\s*(\d+\.\d+)", answers["table"])
-    return {**read_gpus(answers["devices"]), "cuda": cuda[1] if cuda else None, "problem": None}
+    return {**found, "driver": found["driver"] or nothing["driver"], "cuda": cuda[1] if cuda else None, "problem": None}
+
+
+def kernel_driver() -> str | None:
+    """Return the version of the driver that the kernel has loaded, which is known without nvidia-smi, too."""
+    try:
+        found = re.search(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def read_gpus(text: str) -> dict[str, Any]:
     """Return the devices (``memory`` in MiB, ``compute`` the compute capability) and the driver's version out of nvidia-smi's CSV."""
-    rows = [
-        [field.strip() for field in row] for row in csv.reader(text.splitlines()) if len(row) in (len(_GPU_FIELDS), len(_GPU_FIELDS) - 1)
-    ]
+    lines = [[field.strip() for field in row] for row in csv.reader(text.splitlines())]
+    rows = [row for row in lines if len(row) in (len(_GPU_FIELDS), len(_GPU_FIELDS) - 1) and _VERSION.fullmatch(row[3])]
     devices = [
         {
             "index": int(row[0]) if row[0].isdigit() else None,

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_")
+_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_(\w+)\Z")
 # how wheels that link against torch name what they were built with: 2.7.4.post1+cu12torch2.6cxx11abiFALSE
 _BUILT_WITH = re.compile(r"cu(?P<cuda>\d\d)\d*torch(?P<torch>\d+\.\d+)")
 _CUDA_PACKAGE = re.compile(r"nvidia-.+-cu(\d+)\Z")
@@ -29,28 +29,31 @@ class Misfit:
     remedy: str
 
 
-def unfit(filename: str, name: str, tags: Sequence[Tag], others: Iterable[str] = ()) -> Misfit | None:
+def unfit(filename: str, name: str, tags: Collection[Tag], others: Iterable[str] = ()) -> Misfit | None:
     """Say why a wheel does not fit; None if it does.
 
     :param name: the normalized name of its package.
-    :param tags: what the node takes (PEP 425, PEP 600), the best first.
+    :param tags: what the node takes (PEP 425, PEP 600), the best first; keys of a dict are looked up fastest.
     :param others: file names of wheels among which one may fit.
     """
-    own, taken = parse_wheel_filename(filename)[3], frozenset(tags)
-    if own & taken:
+    own = parse_wheel_filename(filename)[3]
+    if any(tag in tags for tag in own):
         return None
     if {tag.platform for tag in own} & {tag.platform for tag in tags}:
         why = f"for {' or '.join(sorted({f'{tag.interpreter}-{tag.abi}' for tag in own}))}"
     else:
-        newest = max((tuple(map(int, found.groups())) for tag in tags if (found := _MANYLINUX.match(tag.platform))), default=None)
-        why = f"for {' or '.join(sorted({tag.platform for tag in own}))}" + (
-            f", and this node has glibc {newest[0]}.{newest[1]}" if newest else ""
-        )
-    fitting = sorted(other for other in others if _is_of(other, name, taken))
-    remedy = (
-        f"{fitting[-1]} would fit: lock the target for this Python and platform" if fitting else f"One for {tags[0]} or older would fit"
-    )
+        why = f"for {' or '.join(sorted({tag.platform for tag in own}))}" + _glibc(own, tags)
+    fitting = sorted(other for other in others if _is_of(other, name, tags))
+    best = next(iter(tags))
+    remedy = f"{fitting[-1]} would fit: lock the target for this Python and platform" if fitting else f"One for {best} or older would fit"
     return Misfit(why, remedy)
+
+
+def _glibc(own: Iterable[Tag], tags: Iterable[Tag]) -> str:
+    """Say which glibc the node has, where it is that which is too old."""
+    machines = {found[3] for tag in own if (found := _MANYLINUX.match(tag.platform))}
+    known = [(int(found[1]), int(found[2])) for tag in tags if (found := _MANYLINUX.match(tag.platform)) and found[3] in machines]
+    return ", and this node has glibc {}.{}".format(*max(known)) if known else ""
 
 
 def _is_of(filename: str, name: str, tags: Collection[Tag]) -> bool:
@@ -58,7 +61,7 @@ def _is_of(filename: str, name: str, tags: Collection[Tag]) -> bool:
         found, _version, _build, own = parse_wheel_filename(filename)
     except InvalidWheelFilename:
         return False
-    return found == name and not own.isdisjoint(tags)
+    return found == name and any(tag in tags for tag in own)
 
 
 def misbuilt(name: str, version: str | None, torch: str | None, cuda: Collection[str]) -> Misfit | None:

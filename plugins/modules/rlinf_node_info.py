@@ -30,8 +30,19 @@ options:
   bundle_dir:
     description: The bundle's directory, by default C(bundle) below the prefix.
     type: str
+  assets_dir:
+    description: Where assets are put, by default C(assets) below the prefix.
+    type: str
+  environment:
+    description: An environment that exists already and is installed into.
+    type: str
   pythons:
-    description: Versions of Python to look for, such as V(3.11) or V(3.11.14).
+    description: Versions of Python to look for, such as V(3.11) or V(3.11.14), and absolute paths of interpreters to ask.
+    type: list
+    elements: str
+    default: []
+  programs:
+    description: Names of programs to look for, beside those that are always looked for.
     type: list
     elements: str
     default: []
@@ -76,6 +87,14 @@ node:
       description: The targets that have a finished environment.
       type: list
       elements: str
+    unpacked:
+      description: The first 12 digits of the SHA-256 of each file that finished environments were made from.
+      type: list
+      elements: str
+    built:
+      description: The SHA-256 of each source that this node has built a wheel from.
+      type: list
+      elements: str
     journals:
       description: The journals of patched files that were not put back yet, as after an install that was killed.
       type: list
@@ -95,24 +114,29 @@ node:
     distribution:
       description: Its C(id), C(version) and C(name).
       type: dict
+    container:
+      description: What kind of container this is in, such as V(docker), as far as that can be told cheaply.
+      type: str
     bundle:
-      description: Whether a bundle is C(present), C(sealed) and C(verified) by this node, its C(serial), the C(digest) of its manifest, or a C(problem).
+      description:
+        - Whether a bundle is C(present), C(sealed) and C(verified) by this node, its C(serial), and the C(digest) of its manifest.
+        - How many C(files) and C(bytes) of one are there, sealed or not. Or a C(problem).
       type: dict
     gpus:
       description:
         - C(devices) with C(index), C(name) and C(memory) in MiB, the version of the C(driver), the newest C(cuda) that it runs.
-        - C(problem) says why nothing is known.
+        - C(problem) says why C(nvidia-smi) told nothing. The driver's version is then what the kernel has loaded.
       type: dict
     pythons:
       description: C(path), C(version), C(headers), C(implementation) and C(virtual) of each interpreter found, PATH first, or its C(problem).
       type: list
       elements: dict
     tools:
-      description: C(path) and C(version) of git, rsync, ssh, tar and nvcc, or none.
+      description: C(path) and C(version) of git, rsync, ssh, tar, nvcc, g++ and the programs asked for, or none.
       type: dict
     paths:
       description:
-        - For C(prefix), C(bundle) and C(home) the free bytes and inodes, device, mount, type and whether it is writable.
+        - For C(prefix), C(bundle), C(assets), C(home) and C(environment) the free bytes and inodes, device, mount, type and whether it is writable.
         - Of a path that is not there yet, the nearest directory that is counts.
       type: dict
 """
@@ -127,14 +151,16 @@ from ansible_collections.rlinf.offline.plugins.module_utils._node_info import ga
 ARGUMENTS: dict[str, Any] = {
     "prefix": {"type": "str"},
     "bundle_dir": {"type": "str"},
+    "assets_dir": {"type": "str"},
+    "environment": {"type": "str"},
     "pythons": {"type": "list", "elements": "str", "default": []},
+    "programs": {"type": "list", "elements": "str", "default": []},
 }
 
 
 def main() -> None:
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
-    params = module.params
-    finish(module, lambda: {"changed": False, "node": gather(params["prefix"], params["bundle_dir"], params["pythons"])})
+    finish(module, lambda: {"changed": False, "node": gather(**module.params)})
 
 
 if __name__ == "__main__":

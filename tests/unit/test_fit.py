@@ -13,46 +13,75 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
-from ansible_collections.rlinf.offline.plugins.module_utils._fit import Need, Offer, Wheel, misfits, offer, table
+from ansible_collections.rlinf.offline.plugins.module_utils._fit import Misfit, Need, Offer, Wheel, misfits, offer, rows, silent, table
+from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish
 
 CATALOG = Catalog.parse(
     {
         "repositories": {"RLinf": {"url": "https://github.com/RLinf/RLinf.git"}},
-        "targets": {"openvla": {"python": "3.11", "steps": [{"uv_sync": []}]}, "openpi": {"python": "3.11", "steps": [{"uv_sync": []}]}},
+        "assets": {"robots": {"url": "https://h/robots.zip", "dest": "robots"}},
+        "targets": {
+            "openvla": {"python": "3.11", "steps": [{"uv_sync": []}], "assets": ["robots"]},
+            "openpi": {"python": "3.11", "steps": [{"uv_sync": []}], "assets": ["robots"]},
+            "linked": {"python": "3.11", "steps": [{"uv_sync": []}], "links": {".robots": "{assets}/robots"}},
+        },
     }
 )
 TARGET = CATALOG.targets["openvla"]
+WISH = Wish(CATALOG, (TARGET,))
 TORCH = Wheel("torch", "2.6.0", "torch-2.6.0-cp311-cp311-manylinux1_x86_64.whl")
 CUBLAS = Wheel("nvidia-cublas-cu12", "12.4.5.8", "nvidia_cublas_cu12-12.4.5.8-py3-none-manylinux2014_x86_64.whl")
-NEED = Need("openvla", "x86_64", "2.31", 4 * 10**9, 278, "3.11", wheels=(TORCH, CUBLAS))
-OFFER = Offer("d1", bytes=5 * 10**9, files=300, needs=(NEED,))
+PACKAGES = {f"{number:064x}": 4 * 10**7 for number in range(100)}
+NEED = Need(
+    "openvla",
+    "x86_64",
+    "2.31",
+    "3.11",
+    PACKAGES,
+    {"robots": 10**9},
+    {"github.com/RLinf/RLinf.git": 10**8},
+    wheels=(TORCH, CUBLAS),
+    names=frozenset({"torch", "nvidia-cublas-cu12"}),
+)
+OFFER = Offer("d1", bytes=5 * 10**9, files=300, needs=(NEED,), names=NEED.names)
 PLACE = {"path": "/opt", "mount": "/", "device": "8:1", "free_bytes": 10**12, "free_inodes": 10**8, "writable": True, "problem": None}
 NODE: dict[str, Any] = {
     "architecture": "x86_64",
     "glibc": "2.36",
-    "pythons": [{"path": "/usr/bin/python3.11", "version": "3.11.2", "virtual": False, "problem": None}],
+    "pythons": [{"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "problem": None}],
     "gpus": {"devices": [{"index": 0}], "driver": "535.104.05", "cuda": "12.2", "problem": None},
     "tools": {"git": {"path": "/usr/bin/git"}, "rsync": {"path": "/usr/bin/rsync"}},
     "environments": [],
+    "unpacked": [],
     "built": [],
-    "bundle": {"present": False, "sealed": False, "digest": None},
-    "paths": {"prefix": PLACE, "bundle": PLACE, "home": PLACE},
+    "bundle": {"present": False, "sealed": False, "digest": None, "bytes": 0, "files": 0},
+    "paths": dict.fromkeys(("prefix", "bundle", "assets", "home", "environment"), PLACE),
 }
+
+
+def changed(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a node that fits, but for *changes* (dotted keys; ``disk.`` stands for every path on its one file system)."""
+    node = copy.deepcopy(NODE)
+    for path, value in (changes or {}).items():
+        *folders, last = path.split(".")
+        if folders == ["disk"]:
+            node["paths"] = {name: {**place, last: value} for name, place in node["paths"].items()}
+            continue
+        place = node
+        for folder in folders:
+            place = place[folder]
+        place[last] = value
+    return node
 
 
 def judged(
     changes: dict[str, Any] | None = None, bundle: Offer = OFFER, python: Any = "", *, remote: bool = True, skip: tuple[str, ...] = ()
 ) -> list[str]:
-    """Return what does not fit of a node that fits, but for *changes* (dotted keys)."""
-    node = copy.deepcopy(NODE)
-    for path, value in (changes or {}).items():
-        *folders, last = path.split(".")
-        place = node
-        for folder in folders:
-            place = place[folder]
-        place[last] = value
-    return [f"{misfit.what}: {misfit.found}" for misfit in misfits(node, bundle, [TARGET], python, remote=remote, skip=skip)]
+    """Return what does not fit of such a node."""
+    wish = Wish(CATALOG, (TARGET,), python, skip)
+    return [f"{misfit.what}: {misfit.found}" for misfit in misfits(changed(changes), bundle, wish, remote=remote)]
 
 
 def test_a_node_that_fits() -> None:
@@ -69,10 +98,17 @@ def test_a_node_that_fits() -> None:
         ({"gpus.driver": "525.60.11"}, "NVIDIA driver: 525.60.11"),
         ({"tools.git": None}, "git: not there"),
         ({"tools.rsync": None}, "rsync: not there"),
-        ({"paths.prefix": {**PLACE, "free_bytes": 10**10}}, "disk: 10.0 GB free at /, about 17.8 GB needed"),
-        ({"paths.prefix": {**PLACE, "free_inodes": 1000}}, "inodes: 1000 free at /, about 222700 needed"),
+        (
+            {"disk.free_bytes": 10**10},
+            "disk: 10.0 GB free at /, about 19.0 GB needed (bundle 5.0 GB, packages 12.8 GB, working copies 200.0 MB, assets 1.0 GB)",
+        ),
+        ({"disk.free_inodes": 1000}, "inodes: 1000 free at /, about 50300 needed"),
         ({"paths.prefix": {**PLACE, "writable": False}}, "prefix directory: /opt cannot be written by this user"),
         ({"paths.prefix": {**PLACE, "problem": "no answer within 10 seconds"}}, "prefix directory: no answer within 10 seconds"),
+        ({"paths.assets": {**PLACE, "writable": False}}, "assets directory: /opt cannot be written by this user"),
+        # what is known without nvidia-smi, too
+        ({"gpus": {"devices": [], "driver": "470.1", "problem": None}}, "NVIDIA driver: 470.1"),
+        ({"pythons": [{**NODE["pythons"][0], "implementation": "pypy"}]}, "Python 3.11: /usr/bin/python3.11 (3.11.2); openvla needs it"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], found: str) -> None:
@@ -84,16 +120,30 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], found: str) -> None
     [
         {"gpus.driver": "525.60.13"},
         # no GPU: nothing that a driver could be too old for
-        {"gpus": {"devices": [], "driver": None, "cuda": None, "problem": "no driver"}},
-        {"paths.prefix": {**PLACE, "free_inodes": None}},
+        {"gpus": {"devices": [], "driver": None, "cuda": None, "problem": None}},
+        {"disk.free_inodes": None},
         # installed before, out of this very bundle
         {
             "environments": ["openvla"],
             "bundle": {"present": True, "sealed": True, "digest": "d1"},
-            "paths.prefix": {**PLACE, "free_bytes": 0, "free_inodes": 0},
+            "disk.free_bytes": 0,
+            "disk.free_inodes": 0,
         },
+        # a former bundle was installed: what is in both needs no room again
+        {
+            "environments": ["openvla"],
+            "unpacked": [digest[:12] for digest in PACKAGES],
+            "bundle": {"present": True, "sealed": True, "digest": "d0", "bytes": 5 * 10**9, "files": 300},
+            "disk.free_bytes": 0,
+        },
+        # a push that was cut off
+        {"bundle": {"present": True, "sealed": False, "digest": None, "bytes": 4 * 10**9, "files": 200}, "disk.free_bytes": 15 * 10**9},
         # each file system has what comes to it
-        {"paths.prefix": {**PLACE, "free_bytes": 13 * 10**9}, "paths.bundle": {**PLACE, "device": "8:2", "free_bytes": 6 * 10**9}},
+        {
+            "paths.prefix": {**PLACE, "free_bytes": 13 * 10**9},
+            "paths.bundle": {**PLACE, "device": "8:2", "free_bytes": 6 * 10**9},
+            "paths.assets": {**PLACE, "device": "8:2", "free_bytes": 6 * 10**9},
+        },
         # a bundle that is mounted read-only
         {"bundle": {"present": True, "sealed": True, "digest": "d1"}, "paths.bundle": {**PLACE, "device": "8:2", "writable": False}},
     ],
@@ -104,11 +154,58 @@ def test_what_fits_is_not_named(changes: dict[str, Any]) -> None:
 
 def test_rsync_is_needed_only_where_something_is_pushed() -> None:
     assert judged({"tools.rsync": None}, remote=False) == []
+    assert judged({"tools.rsync": None, "bundle.digest": "d1"}) == []
 
 
-def test_a_python_given_by_path_is_judged_where_it_is_used() -> None:
-    assert judged({"pythons": []}, python="/opt/python3.11") == []
-    assert judged(python={"openvla": "3.11.9"}) == ["Python 3.11.9: /usr/bin/python3.11 3.11.2; openvla needs it"]
+@pytest.mark.parametrize(
+    ("found", "misfit"),
+    [
+        ({"version": "3.11.9", "implementation": "cpython"}, []),
+        ({"problem": "/opt/python is not there"}, ["Python /opt/python: /opt/python is not there; openvla needs 3.11"]),
+        ({"version": "3.10.2", "implementation": "cpython"}, ["Python /opt/python: cpython 3.10.2; openvla needs 3.11"]),
+        ({"version": "3.11.2", "implementation": "pypy"}, ["Python /opt/python: pypy 3.11.2; openvla needs 3.11"]),
+    ],
+)
+def test_a_python_given_by_path_is_asked_itself(found: dict[str, Any], misfit: list[str]) -> None:
+    assert judged({"pythons": [{"path": "/opt/python", **found}]}, python="/opt/python") == misfit
+
+
+def test_a_python_given_by_version() -> None:
+    assert judged(python={"openvla": "3.11.9"}) == ["Python 3.11.9: /usr/bin/python3.11 (3.11.2); openvla needs it"]
+
+
+def test_an_existing_environment_brings_its_own_python_and_room() -> None:
+    """Nothing is linked from one file system to another, so what is unpacked is there twice."""
+    wish = Wish(CATALOG, (TARGET,), environment="/conda")
+    python = {"path": "/conda/bin/python", "version": "3.11.2", "implementation": "cpython", "virtual": True}
+    node = changed({"pythons": [python], "paths.environment": {**PLACE, "device": "8:9", "mount": "/conda", "free_bytes": 10**9}})
+    assert [misfit.found for misfit in misfits(node, OFFER, wish, remote=True)] == [
+        "1.0 GB free at /conda, about 12.8 GB needed (environment 12.8 GB)"
+    ]
+    node = changed({"pythons": [{"path": "/conda/bin/python", "problem": "is not there"}]})
+    (row,) = misfits(node, OFFER, wish, remote=True)
+    assert row.what == "Python /conda/bin/python" and row.remedy == "Correct rlinf_venv_path."
+
+
+def test_a_home_that_cannot_be_written_matters_to_links() -> None:
+    node = changed({"paths.home": {**PLACE, "writable": False}})
+    (row,) = misfits(node, OFFER, Wish(CATALOG, (CATALOG.targets["linked"],)), remote=True)
+    assert row.what == "home directory" and "HOME" in row.remedy
+
+
+def test_what_targets_share_comes_once() -> None:
+    both = replace(OFFER, needs=(NEED, replace(NEED, target="openpi")))
+    assert judged({"disk.free_bytes": 19 * 10**9}, bundle=both) == judged({"disk.free_bytes": 19 * 10**9}) == []
+    assert len(judged({"architecture": "aarch64"}, bundle=both)) == 1
+
+
+def test_a_package_that_no_lock_has_cannot_be_skipped() -> None:
+    assert judged(skip=("Torch", "tourch")) == ["rlinf_skip_packages: tourch is in no lock of the bundle"]
+
+
+def test_a_driver_that_cannot_be_asked_is_told_and_holds_nothing_back() -> None:
+    (row,) = misfits(changed({"gpus": {"devices": [], "driver": None, "problem": "nvidia-smi failed\nmore"}}), OFFER, WISH, remote=True)
+    assert (row.what, row.found, row.fatal) == ("GPU", "nvidia-smi failed", False) and "525.60.13" in row.remedy
 
 
 def test_everything_is_named_at_once() -> None:
@@ -168,7 +265,7 @@ FLASH = "flash_attn-2.7.4.post1+cu12torch{torch}cxx11abiFALSE-{tag}-{tag}-linux_
 )
 def test_a_wheel_that_does_not_fit(filename: str, others: tuple[str, ...], found: str, remedy: str) -> None:
     """Every wheel of the target is compared; the misfit says why, and what would fit."""
-    (row,) = misfits(NODE, with_wheels(wheel(filename), others=others), [TARGET], "", remote=True)
+    (row,) = misfits(NODE, with_wheels(wheel(filename), others=others), WISH, remote=True)
     assert row.what == "wheel for openvla" and row.found.startswith(f"{filename}: ") and found in row.found and remedy in row.remedy
 
 
@@ -178,7 +275,8 @@ def test_wheels_that_fail_alike_share_a_row() -> None:
 
 
 def test_a_skipped_package_need_not_fit() -> None:
-    assert judged(bundle=with_wheels(wheel("x-1-cp310-cp310-linux_x86_64.whl")), skip=("X",)) == []
+    bundle = replace(with_wheels(wheel("x-1-cp310-cp310-linux_x86_64.whl")), names=frozenset("x"))
+    assert judged(bundle=bundle, skip=("X",)) == []
 
 
 @pytest.mark.parametrize(
@@ -200,12 +298,12 @@ def test_the_driver_is_judged_by_the_builds(package: str, driver: str, found: li
 def test_a_compiler_is_needed_only_where_something_is_compiled() -> None:
     bundle = with_wheels(sources={"transformer-engine-torch": ("nvcc", "g++")}, digests={"transformer-engine-torch": "d" * 64})
     assert judged({"tools.g++": {"path": "/usr/bin/g++"}}, bundle=bundle) == [
-        "transformer-engine-torch for openvla: is compiled on a node, which takes nvcc"
+        "transformer-engine-torch for openvla: is compiled on a node, and nvcc is not there"
     ]
     both = {"tools.nvcc": {"path": "/usr/local/cuda/bin/nvcc"}, "tools.g++": {"path": "/usr/bin/g++"}}
     assert judged(both, bundle=bundle) == []
     assert judged({"built": ["d" * 64]}, bundle=bundle) == []
-    assert judged(bundle=bundle, skip=("transformer_engine_torch",)) == []
+    assert judged(bundle=replace(bundle, names=frozenset({"transformer-engine-torch"})), skip=("transformer_engine_torch",)) == []
 
 
 # -- what the bundle holds -----------------------------------------------------------------------------------------------------------
@@ -238,7 +336,14 @@ def write_bundle(root: Path) -> Path:
     (folder / "lock.json").write_text(json.dumps(lock))
     repositories = {"github.com/RLinf/RLinf.git": {"commit": "a" * 40}}
     built = f"wheelhouse/built/{'3' * 64}/built-1-cp311-cp311-linux_x86_64.whl"
-    files = {"one": {"size": 7}, "link": {"link": "one"}, built: {"size": 3}}
+    files = {
+        "one": {"size": 7},
+        "link": {"link": "one"},
+        built: {"size": 3},
+        "assets/robots/arm": {"size": 20},
+        "assets/robots2": {"size": 1},
+    }
+    files["repos/github.com/RLinf/RLinf.git/HEAD"] = {"size": 9}
     manifest = {"format": 1, "serial": 1, "files": files, "repositories": repositories}
     (root / "bundle.json").write_text(json.dumps(manifest))
     return root
@@ -246,9 +351,12 @@ def write_bundle(root: Path) -> Path:
 
 def test_an_offer_is_read_from_manifest_and_lock(tmp_path: Path) -> None:
     found = offer(write_bundle(tmp_path), [TARGET], CATALOG)
-    assert (found.bytes, found.files, found.problems, found.wheels) == (10, 3, (), ("built-1-cp311-cp311-linux_x86_64.whl",))
+    assert (found.bytes, found.files, found.problems, found.wheels) == (40, 6, (), ("built-1-cp311-cp311-linux_x86_64.whl",))
+    assert found.names == {"torch", "engine", "built"}
     (need,) = found.needs
-    assert (need.machine, need.glibc, need.bytes, need.packages, need.wheels) == ("x86_64", "2.31", 1500, 3, (TORCH,))
+    assert (need.machine, need.glibc, need.wheels) == ("x86_64", "2.31", (TORCH,))
+    assert list(need.packages.values()) == [1000, 500, 0] and need.names == found.names
+    assert need.assets == {"robots": 20} and need.worktrees == {"github.com/RLinf/RLinf.git": 9}
     # a source that some node has built is no source any more
     assert need.sources == {"engine": ("nvcc",)} and need.digests == {"engine": "2" * 64}
 
@@ -265,11 +373,40 @@ def test_no_bundle_and_a_damaged_one(tmp_path: Path) -> None:
     assert [problem.what for problem in offer(tmp_path, [TARGET], CATALOG).problems] == ["bundle"]
 
 
-def test_the_table_holds_every_node_with_a_misfit() -> None:
-    git = {"what": "git", "found": "not there", "remedy": "Install git on the node."}
-    assert table({"gpu01": [git], "gpu02": [], "gpu03": None}) == [
-        "node   what        found               what to do",
-        "gpu01  git         not there           Install git on the node.",
-        "gpu03  connection  could not be asked  See the error above; the others go on without it.",
+def test_the_table_tells_what_nodes_have_in_common_once() -> None:
+    git = Misfit("git", "not there", "Install git on the node.")
+    rsync = Misfit("rsync", "not there", "Install rsync on the node.")
+    listed = [*rows("gpu01", [git, rsync]), *rows("gpu02", [git, rsync]), *rows("gpu03", [rsync]), *silent("gpu04", "no\npython")]
+    assert table(listed) == [
+        "what does not fit, and what to do",
+        "gpu01, gpu02:",
+        "  git: not there",
+        "    -> Install git on the node.",
+        "gpu01, gpu02, gpu03:",
+        "  rsync: not there",
+        "    -> Install rsync on the node.",
+        "gpu04:",
+        "  note: connection: could not be asked: no",
+        "    -> See the error above; the others go on without it.",
     ]
-    assert table({"gpu01": [], "gpu02": []}) == []
+    assert table([]) == []
+
+
+def test_the_table_is_no_wider_than_a_terminal_but_for_names_that_cannot_be_broken() -> None:
+    name = f"{'long_name' * 12}-1-py3-none-any.whl"
+    wordy = Misfit("wheel for openvla", f"{name}: {'word ' * 30}", "remedy " * 30)
+    lines = table([row for number in range(64) for row in rows(f"gpu{number:02}", [wordy])])
+    assert {line.strip() for line in lines if len(line) > 68} == {f"{name}:"}
+    assert "gpu63" in " ".join(lines[:9])
+
+
+def test_a_fleet_is_judged_once_for_each_kind_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 nodes of two kinds, with three targets of 300 wheels each, take as many looks at wheels as two nodes."""
+    looked: list[str] = []
+    real = _fit.unfit
+    monkeypatch.setattr(_fit, "unfit", lambda filename, *rest: looked.append(filename) or real(filename, *rest))
+    many = tuple(wheel(f"fleet{number}-1-py3-none-any.whl") for number in range(300))
+    needs = tuple(replace(NEED, target=name, wheels=(*many, Wheel(name, "1", f"{name}-1-py3-none-any.whl"))) for name in ("a", "b", "c"))
+    for number in range(64):
+        assert misfits(changed({"glibc": f"2.{36 + number % 2}"}), replace(OFFER, needs=needs), WISH, remote=True) == []
+    assert len(looked) == 2 * 3 * 301

@@ -35,6 +35,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(_node_info, "_DRIVER", tmp_path / "no-driver")
     monkeypatch.setattr(_node_info, "_TOOL_FOLDERS", ())
     monkeypatch.setattr(_node_info, "_PYTHON_FOLDERS", ("~/.local/bin", "~/.pyenv/versions/*/bin", "{uv}/*/bin"))
     return tmp_path
@@ -131,13 +133,16 @@ def test_the_mount_that_counts(tmp_path: Path) -> None:
 def test_the_bundle_and_its_stamp(node: Path) -> None:
     place = Node(node / "prefix")
     bundle = Bundle(place.bundle)
-    assert _node_info.bundle_state(bundle, place) == {"present": False, "sealed": False, "digest": None, "serial": None, "verified": False}
+    nothing = {"present": False, "sealed": False, "digest": None, "serial": None, "verified": False, "bytes": 0, "files": 0}
+    assert _node_info.bundle_state(bundle, place) == nothing
     (bundle.wheels).mkdir(parents=True)
     (bundle.wheels / "x.whl").write_bytes(b"x")
-    assert _node_info.bundle_state(bundle, place)["present"]
+    # as a push that was cut off leaves it
+    assert _node_info.bundle_state(bundle, place) == {**nothing, "present": True, "bytes": 1, "files": 1}
     sealed = _bundle.seal(bundle)
     found = _node_info.bundle_state(bundle, place)
     assert (found["sealed"], found["serial"], found["digest"], found["verified"]) == (True, 1, sealed.digest, False)
+    assert (found["bytes"], found["files"]) == (1, 1)
     _bundle.verify(bundle, stamp=place.bundle_stamp)
     assert _node_info.bundle_state(bundle, place)["verified"]
     (bundle.wheels / "y.whl").write_bytes(b"y")
@@ -145,6 +150,52 @@ def test_the_bundle_and_its_stamp(node: Path) -> None:
     assert not _node_info.bundle_state(bundle, place)["verified"]
     bundle.manifest.write_text("{")
     assert "damaged" in _node_info.gather(str(place.prefix), None, [])["bundle"]["problem"]
+
+
+def test_what_finished_environments_were_made_from(node: Path) -> None:
+    """It is unpacked already; what an unfinished one left does not count."""
+    place, existing = Node(node / "prefix"), node / "conda"
+    place.locks.mkdir(parents=True)
+    for target, digest, finished in (("openvla", "a" * 12, True), ("openpi", "b" * 12, False)):
+        environment = place.venvs / f"{target}-{digest}"
+        environment.mkdir(parents=True)
+        (place.venvs / target).symlink_to(environment.name)
+        (place.locks / f"pylock.{target}-{digest}.toml").write_text(f'[packages.wheels.hashes]\nsha256 = "{digest[0] * 64}"\n')
+        if finished:
+            (environment / "rlinf.json").write_text("{}")
+    (existing / "rlinf").mkdir(parents=True)
+    (existing / "rlinf" / "reason.json").write_text("{}")
+    (existing / "rlinf" / "pylock.reason.toml").write_text(f'archive = {{hashes = {{sha256 = "{"c" * 64}"}}}}')
+    assert _node_info.environments(place) == ["openvla"] and _node_info.unpacked(place) == ["a" * 12]
+    assert _node_info.environments(place, existing) == ["openvla", "reason"]
+    assert _node_info.unpacked(place, existing) == ["a" * 12, "c" * 12]
+    found = _node_info.gather(str(place.prefix), environment=str(existing), assets_dir="~/assets")
+    assert found["paths"]["environment"]["path"] == str(existing) and found["environments"] == ["openvla", "reason"]
+    assert found["paths"]["assets"]["path"] == str(node / "home" / "assets")
+    assert [python["path"] for python in found["pythons"]] == [str(existing / "bin" / "python")] and found["pythons"][0]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "variables", "said"),
+    [
+        ([], {}, None),
+        (["dockerenv"], {}, "docker"),
+        (["containerenv"], {"container": "lxc"}, "lxc"),
+        (["containerenv"], {}, "podman"),
+        ([], {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+    ],
+)
+def test_a_container(node: Path, monkeypatch: pytest.MonkeyPatch, marks: list[str], variables: dict[str, str], said: str | None) -> None:
+    for name in ("container", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for mark in marks:
+        (node / mark).touch()
+    places = (("containerenv", "podman"), ("dockerenv", "docker"))
+    monkeypatch.setattr(_node_info, "_CONTAINERS", tuple((str(node / name), kind) for name, kind in places))
+    monkeypatch.setattr(_node_info, "_SYSTEMD_CONTAINER", node / "none")
+    assert _node_info.container() == said
 
 
 # -- interpreters and tools ----------------------------------------------------------------------------------------------------
@@ -184,6 +235,13 @@ def test_an_interpreter_that_does_not_run_is_a_finding(node: Path) -> None:
     assert found["path"] == str(broken) and found["problem"]
 
 
+def test_an_interpreter_that_is_named_is_asked_whatever_it_is(node: Path) -> None:
+    wrapper = program(node, "mine", f'exec {os.path.realpath(sys.executable)} "$@"')
+    found = _node_info.find_pythons([str(wrapper), "/not/there"], node / "home")
+    assert (found[0]["path"], found[0]["version"]) == (str(wrapper), ".".join(map(str, sys.version_info[:3])))
+    assert "/not/there is not there" in found[1]["problem"]
+
+
 @pytest.mark.parametrize(
     ("version", "wanted", "is_it"),
     [("3.11.4", "3.11", True), ("3.11.4", "3.1", False), ("3.11.4", "3.11.4", True), ("3.11.14", "3.11.1", False)],
@@ -207,6 +265,20 @@ def test_tools_say_their_versions_each_in_its_own_way(node: Path) -> None:
         "g++": None,
     }
     assert found["tar"] is None and found["git"]["path"] == str(node / "bin" / "git")
+
+
+def test_the_cuda_toolkit_that_is_named_comes_first(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(node, "nvcc", "echo 'release 11.8, V11.8.89'")
+    (node / "cuda" / "bin").mkdir(parents=True)
+    program(node, "../cuda/bin/nvcc", "echo 'Cuda compilation tools, release 12.4, V12.4.131'")
+    monkeypatch.setenv("CUDA_HOME", str(node / "cuda"))
+    assert _node_info.tools()["nvcc"] == {"path": str(node / "cuda" / "bin" / "nvcc"), "version": "12.4"}
+
+
+def test_programs_that_somebody_asks_for_are_not_run(node: Path) -> None:
+    made = program(node, "cmake", f"touch {node}/ran")
+    found = _node_info.tools(["cmake", "nowhere", "git"])
+    assert found["cmake"] == {"path": str(made), "version": None} and found["nowhere"] is None and not (node / "ran").exists()
 
 
 # -- GPUs ----------------------------------------------------------------------------------------------------------------------
@@ -243,6 +315,26 @@ def test_a_broken_driver_is_a_finding(node: Path) -> None:
     program(node, "nvidia-smi", "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9")
     found = _node_info.gpus()
     assert "could not communicate" in found["problem"] and found["devices"] == [] and found["driver"] is None
+
+
+@pytest.mark.parametrize("output", ["\\377\\000\\nrubbish", "a, b, c, d, e", ""])
+def test_a_driver_that_says_rubbish_is_a_finding(node: Path, output: str) -> None:
+    program(node, "nvidia-smi", f"printf '{output}'")
+    found = _node_info.gpus()
+    assert found["devices"] == [] and "cannot be understood" in found["problem"]
+
+
+def test_the_kernel_knows_its_driver_without_nvidia_smi(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = node / "version"
+    monkeypatch.setattr(_node_info, "_DRIVER", said)
+    assert _node_info.kernel_driver() is None
+    for line in (
+        "NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19",
+        "NVIDIA UNIX Open Kernel Module for x86_64  535.104.05  Release",
+    ):
+        said.write_text(f"NVRM version: {line} Build\nGCC version:  gcc version 12.3.0\n")
+        assert _node_info.kernel_driver() == "535.104.05"
+    assert _node_info.gpus() == {"devices": [], "driver": "535.104.05", "cuda": None, "problem": "nvidia-smi is not there"}
 
 
 def test_a_driver_that_never_answers_is_a_finding(node: Path) -> None:

@@ -141,7 +141,11 @@ def test_closure_names_what_a_target_needs(catalog: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        ("rlinf_closure", (["openvl"],), "There is no target 'openvl'. Known targets: openpi, openpi-metaworld, openvla, openvla-oft"),
+        (
+            "rlinf_closure",
+            (["openvl"],),
+            r"There is no target 'openvl'\. Did you mean 'openvla'\? Known targets: openpi, openpi-metaworld, openvla, openvla-oft",
+        ),
         ("rlinf_closure", (["openvla"], ["nothing"]), "rlinf_leave_out: 'nothing' is neither"),
         ("rlinf_mirrors", (["openvla"], [], ["nothing"]), "rlinf_mirror_repositories: there is no repository 'nothing'"),
         ("rlinf_mirrors", (["openvla"], ["nothing"]), "There is no target 'nothing'"),
