@@ -222,11 +222,3 @@ def explanation(said: str, what: str) -> str:
     if "unmet dependencies" in said or "held broken packages" in said:
         return f"{what}: the packages cannot be installed together.\n{said}"
     return f"{what}: {said}"
-
-
-def sources_of(entry: Mapping[str, object]) -> tuple[Source, ...]:
-    """Return the sources of a release's entry (``sources``: a list of ``url``, ``suites``, ``components``, ``keyring``)."""
-    listed = entry["sources"]
-    if not isinstance(listed, (list, tuple)):
-        raise AptError(f"release {entry.get('name')}: sources must be a list.")
-    return tuple(Source(str(item["url"]), tuple(item["suites"]), tuple(item["components"]), str(item["keyring"])) for item in listed)
