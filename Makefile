@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule system-packages test demo real bench pins build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo real bench pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -41,10 +41,15 @@ unit: setup ## pytest tests/unit
 integration: setup ## pytest tests/integration
 	$(venv)/pytest -n auto --dist loadfile tests/integration
 
-molecule: setup ## A bastion and two ssh nodes without network: molecule test (root; SCENARIO=default)
+molecule: setup ## Nodes without a way out, by ssh and as a container: the scenarios of molecule/ (root; SCENARIO=default is one)
 	@tools/system-packages
 	@[ "$$(id -u)" = 0 ] || { echo "The test hosts are network namespaces, which needs root: sudo make molecule" >&2; exit 1; }
-	$(venv)/molecule test -s $(or $(SCENARIO),default)
+	RLINF_INVENTORY=$(CURDIR)/inventory.example $(venv)/molecule -c molecule/user-hosts/molecule.yml syntax -s user-hosts
+	printf '%s\n' $(or $(SCENARIO),default container index restore) | xargs -P "$$(nproc)" -I {} tools/molecule {}
+
+user-hosts: setup ## Your own hosts: install, again, verify (RLINF_INVENTORY names them; see molecule/user-hosts)
+	@[ -n "$${RLINF_INVENTORY:-}" ] || { echo "Say which hosts: make user-hosts RLINF_INVENTORY=/path/to/inventory.yml" >&2; exit 1; }
+	RLINF_INVENTORY=$(abspath $(RLINF_INVENTORY)) $(venv)/molecule -c molecule/user-hosts/molecule.yml test -s user-hosts
 
 system-packages: ## What the tests need from apt (root)
 	@tools/system-packages --install

@@ -122,10 +122,10 @@ host() { # pid 1 of a host, in its own namespaces
   while IFS= read -r -d : path; do
     [ -z "$path" ] || [ ! -d "$root$path" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$path")" hidden "$root$path"
   done <<<"$hide:"
+  mount_devices "$root"
   while IFS= read -r -d : path; do
     [ -z "$path" ] || [ -e "$root$path" ] || { mkdir -p "$root$path" && mount --bind "$path" "$root$path" && mount -o remount,bind,ro "$root$path"; }
   done <<<"$show:"
-  mount_devices "$root"
   configure "$root" "$state" "$name" "$net.$((10 + number))"
   cd "$root"
   mkdir -p .outside

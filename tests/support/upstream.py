@@ -78,13 +78,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One request and the status it was answered with; the names of the headers are in lower case."""
+    """One request, the status it was answered with and the address it came from; the names of the headers are in lower case."""
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     status: int
+    client: str
 
 
 class Upstream:
@@ -197,7 +198,8 @@ class Upstream:
             self._log.append(request)
             if self._log_file:
                 with self._log_file.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps({"method": request.method, "path": request.path, "status": request.status}) + "\n")
+                    said = {"client": request.client, "method": request.method, "path": request.path, "status": request.status}
+                    stream.write(json.dumps(said) + "\n")
 
     def file(self, path: str) -> Path | None:
         """Return the file that lies under a URL's path, if it is one and lies below the root."""
@@ -250,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answer = self._answer(parts.path, parts.query, body)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        upstream.record(Request(self.command, parts.path, parts.query, headers, answer.status))
+        upstream.record(Request(self.command, parts.path, parts.query, headers, answer.status, self.client_address[0]))
         self._send(answer, fault)
 
     do_HEAD = do_POST = do_GET
