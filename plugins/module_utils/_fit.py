@@ -109,6 +109,7 @@ class Offer:
     :param names: of the packages of all its locks for this commit of the project.
     """
 
+    root: str
     digest: str | None = None
     bytes: int = 0
     files: int = 0
@@ -122,12 +123,12 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     """Read what the bundle at *root* holds for these targets."""
     bundle = Bundle(root)
     if not bundle.manifest.is_file():
-        return Offer()
+        return Offer(str(root))
     try:
         manifest = read_manifest(bundle)
         locks = {target.name: _lock(bundle, manifest, target, catalog) for target in targets}
     except OfflineError as error:
-        return Offer(problems=(Misfit("bundle", str(error), "Run rlinf.offline.download."),))
+        return Offer(str(root), problems=(Misfit("bundle", str(error), "Run rlinf.offline.download."),))
     problems = [
         Misfit(f"target {name}", f"the bundle {root} has no lock of it", "Name it in rlinf_targets and run rlinf.offline.download.")
         for name, lock in locks.items()
@@ -139,7 +140,9 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     size = sum(entry.get("size", 0) for entry in files.values())
     # other wheels of the catalogue fit as well as those in the bundle
     known = tuple(dict.fromkeys([*wheels, *(wheel.filename for wheel in catalog.wheels.values())]))
-    return Offer(manifest_digest(bundle), size, len(files), needs, tuple(problems), known, _names(bundle, manifest, targets, catalog))
+    return Offer(
+        str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, _names(bundle, manifest, targets, catalog)
+    )
 
 
 def _names(bundle: Bundle, manifest: Mapping[str, Any], targets: Sequence[Target], catalog: Catalog) -> frozenset[str]:
@@ -237,7 +240,8 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
 
 def _bundle(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
     if bundle.digest is None and not bundle.problems and not node["bundle"]["sealed"]:
-        yield Misfit("bundle", "neither the bastion nor the node has one", "Run rlinf.offline.download, or correct rlinf_bundle_dir.")
+        found = f"neither the bastion (at {bundle.root}) nor the node (at {node['bundle_dir']}) has one"
+        yield Misfit("bundle", found, "Run rlinf.offline.download, or correct rlinf_bundle_dir.")
 
 
 def _system(node: Mapping[str, Any], needs: Sequence[Need]) -> Iterator[Misfit]:

@@ -36,16 +36,19 @@ def unfit(filename: str, name: str, tags: Collection[Tag], others: Iterable[str]
     :param tags: what the node takes (PEP 425, PEP 600), the best first; keys of a dict are looked up fastest.
     :param others: file names of wheels among which one may fit.
     """
-    own = parse_wheel_filename(filename)[3]
+    _name, version, _build, own = parse_wheel_filename(filename)
     if any(tag in tags for tag in own):
         return None
     if {tag.platform for tag in own} & {tag.platform for tag in tags}:
         why = f"for {' or '.join(sorted({f'{tag.interpreter}-{tag.abi}' for tag in own}))}"
     else:
         why = f"for {' or '.join(sorted({tag.platform for tag in own}))}" + _glibc(own, tags)
-    fitting = sorted(other for other in others if _is_of(other, name, tags))
+    # of several, one of the same version
+    fitting = sorted((parse_wheel_filename(other)[1] == version, other) for other in others if _is_of(other, name, tags))
     best = next(iter(tags))
-    remedy = f"{fitting[-1]} would fit: lock the target for this Python and platform" if fitting else f"One for {best} or older would fit"
+    remedy = (
+        f"{fitting[-1][1]} would fit: lock the target for this Python and platform" if fitting else f"One for {best} or older would fit"
+    )
     return Misfit(why, remedy)
 
 

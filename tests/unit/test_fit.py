@@ -45,7 +45,7 @@ NEED = Need(
     wheels=(TORCH, CUBLAS),
     names=frozenset({"torch", "nvidia-cublas-cu12"}),
 )
-OFFER = Offer("d1", bytes=5 * 10**9, files=300, needs=(NEED,), names=NEED.names)
+OFFER = Offer("/bastion", "d1", bytes=5 * 10**9, files=300, needs=(NEED,), names=NEED.names)
 PLACE = {"path": "/opt", "mount": "/", "device": "8:1", "free_bytes": 10**12, "free_inodes": 10**8, "writable": True, "problem": None}
 NODE: dict[str, Any] = {
     "architecture": "x86_64",
@@ -56,6 +56,7 @@ NODE: dict[str, Any] = {
     "environments": [],
     "unpacked": [],
     "built": [],
+    "bundle_dir": "/opt/bundle",
     "bundle": {"present": False, "sealed": False, "digest": None, "bytes": 0, "files": 0},
     "paths": dict.fromkeys(("prefix", "bundle", "assets", "home", "environment"), PLACE),
 }
@@ -213,8 +214,8 @@ def test_everything_is_named_at_once() -> None:
 
 
 def test_a_node_may_have_a_bundle_that_the_bastion_lacks() -> None:
-    assert judged(bundle=Offer()) == ["bundle: neither the bastion nor the node has one"]
-    assert judged({"bundle": {"present": True, "sealed": True, "digest": "d2"}}, bundle=Offer()) == []
+    assert judged(bundle=Offer("/bastion")) == ["bundle: neither the bastion (at /bastion) nor the node (at /opt/bundle) has one"]
+    assert judged({"bundle": {"present": True, "sealed": True, "digest": "d2"}}, bundle=Offer("/bastion")) == []
 
 
 # -- wheels --------------------------------------------------------------------------------------------------------------------
@@ -368,7 +369,7 @@ def test_a_bundle_without_the_targets_lock_is_a_misfit(tmp_path: Path) -> None:
 
 
 def test_no_bundle_and_a_damaged_one(tmp_path: Path) -> None:
-    assert offer(tmp_path, [TARGET], CATALOG) == Offer()
+    assert offer(tmp_path, [TARGET], CATALOG) == Offer(str(tmp_path))
     (tmp_path / "bundle.json").write_text("{")
     assert [problem.what for problem in offer(tmp_path, [TARGET], CATALOG).problems] == ["bundle"]
 
