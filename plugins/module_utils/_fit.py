@@ -240,7 +240,7 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
 
 def _bundle(node: Mapping[str, Any], bundle: Offer) -> Iterator[Misfit]:
     if bundle.digest is None and not bundle.problems and not node["bundle"]["sealed"]:
-        found = f"neither the bastion (at {bundle.root}) nor the node (at {node['bundle_dir']}) has one"
+        found = f"neither the bastion nor the node has one (looked in {bundle.root} and {node['bundle_dir']})"
         yield Misfit("bundle", found, "Run rlinf.offline.download, or correct rlinf_bundle_dir.")
 
 

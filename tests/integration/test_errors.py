@@ -118,7 +118,7 @@ def test_no_bundle_at_all(site: Site) -> None:
     site.bundle.mkdir()
     inventory = site.inventory({"gpu01": {}, "gpu02": {}}, ansible_connection="ssh")
     said = words(site.fails("site", inventory, "--limit", "gpu02", "--connection", "local", "-e", "ansible_connection=local").output)
-    assert f"neither the bastion (at {site.bundle}) nor the node (at {site.root}/gpu02/bundle)" in said.replace('", " ', " ")
+    assert f"neither the bastion nor the node has one (looked in {site.bundle} and {site.root}/gpu02/bundle)" in said.replace('", " ', " ")
     assert "-> Run rlinf.offline.download, or correct" in said and "rlinf_bundle_dir." in said
     assert HELD_BACK in said and "gpu01" not in said and "PLAY [Bring" not in said
 

@@ -214,7 +214,7 @@ def test_everything_is_named_at_once() -> None:
 
 
 def test_a_node_may_have_a_bundle_that_the_bastion_lacks() -> None:
-    assert judged(bundle=Offer("/bastion")) == ["bundle: neither the bastion (at /bastion) nor the node (at /opt/bundle) has one"]
+    assert judged(bundle=Offer("/bastion")) == ["bundle: neither the bastion nor the node has one (looked in /bastion and /opt/bundle)"]
     assert judged({"bundle": {"present": True, "sealed": True, "digest": "d2"}}, bundle=Offer("/bastion")) == []
 
 
