@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Deb, Root, Source
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
@@ -22,10 +23,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     sha256_bytes,
     write_json,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 
 FORMAT = 1
-RECORD = "packages.json"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class Outcome:
     @property
     def diff(self) -> dict[str, str]:
         """The files of the repository."""
-        header, (before, after) = f"{self.name} (packages)", ("".join(f"{name}\n" for name in side) for side in (self.before, self.after))
-        return {"before_header": header, "after_header": header, "before": before, "after": after}
+        return lines_diff(f"{self.name} (packages)", self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class AptCache:
             files, packages = self._resolve(release, root)
         finally:
             remove(root.path)
-        after = tuple(sorted(place_name(deb) for deb in files))
+        after = tuple(sorted(deb.place for deb in files))
         size = sum(deb.size for deb in files)
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -124,7 +124,7 @@ class AptCache:
             "architecture": release.architecture,
             "definition": definition,
             "packages": sorted(release.packages),
-            "files": [{**asdict(deb), "filename": place_name(deb), "package": deb.package} for deb in files],
+            "files": [{**asdict(deb), "filename": deb.place, "package": deb.package} for deb in files],
         }
         changed = known is None or known != record
         reason = "resolved for the first time" if known is None else "resolved again" + ("" if changed else ", the same")
@@ -161,7 +161,7 @@ class AptCache:
         states = [path.read_text(encoding="utf-8") for path in release.states] or [root.minimal_state()]
         found = {deb.filename: deb for state in dict.fromkeys(states) for deb in root.lacking(release.packages, state)}
         files = [found[name] for name in sorted(found)]
-        return files, root.stanzas(files, {deb.filename: place_name(deb) for deb in files})
+        return files, root.stanzas(files)
 
     def _fetch(self, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
         wanted = [file for file in files if not _there(folder, file)]
@@ -189,11 +189,6 @@ class AptCache:
         for path in folder.glob("*.deb"):
             if path.name not in wanted:
                 path.unlink()
-
-
-def place_name(deb: Deb) -> str:
-    """Return the name of a file in the repository: that of its URL's, since a colon of an epoch is not carried by every file system."""
-    return deb.filename.replace(":", "%3a")
 
 
 def _there(folder: Path, file: Mapping[str, Any]) -> bool:

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, check_names
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
-RECORD = "packages.json"
 # Inst libfoo [1.0] (1.1 Debian:12 [amd64]); the version in brackets is the one that is there
 _INST = re.compile(r"Inst (?P<package>\S+) (?:\[(?P<old>[^\]]+)\] )?\((?P<new>\S+)")
 _REMV = re.compile(r"Remv (?P<package>\S+)")
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
 _INSTALLED = "ii "
 
 
@@ -68,9 +67,7 @@ class Installer:
 
         :raises AptError: one is no name of a package.
         """
-        for name in self.packages:
-            if not _PACKAGE.match(name):
-                raise AptError(f"rlinf_system_packages: {name!r} is not the name of a package.")
+        check_names(self.packages)
         return tuple(sorted(set(self.packages) - installed()))
 
     def plan(self) -> Plan:
@@ -92,9 +89,8 @@ class Installer:
         sizes = {file["package"]: file["size"] for file in record["files"]}
         return Plan(missing, installs, absent, sum(sizes.get(name, 0) for name in installs))
 
-    def apply(self) -> Plan:
-        """Do what :meth:`plan` says."""
-        plan = self.plan()
+    def apply(self, plan: Plan) -> None:
+        """Do what :meth:`plan` has found."""
         if plan.missing:
             folder, record = self._repository()
             self._verify(folder, record, plan.installs)
@@ -106,7 +102,6 @@ class Installer:
             place = Path(path)
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, self.files[path].encode())
-        return plan
 
     def _repository(self) -> tuple[Path, dict[str, Any]]:
         name, architecture = release_name(), dpkg_architecture()
@@ -177,7 +172,6 @@ class Installer:
             # the bundle may be readable by root alone
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",
-            "APT::Get::Upgrade": "true",
             "Acquire::Languages": "none",
             "Acquire::http::Proxy": "false",
             "DPkg::Lock::Timeout": self.timeout,

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
 # 'http://…/foo_1_amd64.deb' foo_1_amd64.deb 1234 SHA256:0f5e…
 _URI = re.compile(r"'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})\s*\Z")
-_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
 # what every installation has, a container's too
 _MINIMAL = ("?essential", "?priority(required)")
 _UNKNOWN = re.compile(
@@ -64,6 +64,11 @@ class Deb:
     @property
     def version(self) -> str:
         return self.filename.split("_")[1]
+
+    @property
+    def place(self) -> str:
+        """Its name in the bundle: not every file system carries the colon of an epoch."""
+        return self.filename.replace(":", "%3a")
 
 
 @dataclass(frozen=True)
@@ -162,19 +167,13 @@ class Root:
 
         :raises AptError: a package is in no source, or the packages cannot be installed together.
         """
-        for name in packages:
-            if not _NAME.match(name):
-                raise AptError(f"rlinf_system_packages: {name!r} is not the name of a package.")
+        check_names(packages)
         (self.path / "status").write_text(state, encoding="utf-8")
-        # several would contend for the state; simulating as root takes no lock
         said = self._get("resolving the system packages", "install", "--print-uris", "-qq", "-y", *packages)
         return sorted(debs(said), key=lambda deb: deb.filename)
 
-    def stanzas(self, files: Sequence[Deb], names: Mapping[str, str]) -> str:
-        """Return what the sources' signed Packages files say of these files, as the Packages file of a flat repository.
-
-        :param names: the name that each file has there.
-        """
+    def stanzas(self, files: Sequence[Deb]) -> str:
+        """Return what the sources' signed Packages files say of these files, as the Packages file of a flat repository."""
         if not files:
             return ""
         asked = [f"{deb.package}={deb.version}" for deb in files]
@@ -188,7 +187,7 @@ class Root:
         if missing:
             raise AptError(f"The package lists changed while they were read ({', '.join(missing)}). Run download again.")
         return "".join(
-            re.sub(r"(?m)^Filename: .*$", lambda _match, name=names[deb.filename]: f"Filename: ./{name}", found[deb.sha256]) + "\n\n"  # type: ignore[misc]
+            re.sub(r"(?m)^Filename: .*$", lambda _match, name=deb.place: f"Filename: ./{name}", found[deb.sha256]) + "\n\n"  # type: ignore[misc]
             for deb in files
         )
 

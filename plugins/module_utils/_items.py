@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +63,12 @@ def answer(outcomes: Sequence[Outcome], what: str, *, diff: bool) -> dict[str, A
     if errors:
         raise OfflineError("\n".join([f"{len(errors)} of {len(results)} {what} failed:", *errors]), **told)
     return told
+
+
+def lines_diff(header: str, before: Iterable[str], after: Iterable[str]) -> dict[str, str]:
+    """Return two lists of lines as Ansible shows a difference."""
+    old, new = ("".join(f"{line}\n" for line in lines) for lines in (before, after))
+    return {"before_header": header, "after_header": header, "before": old, "after": new}
 
 
 def _named(name: str, message: str) -> str:

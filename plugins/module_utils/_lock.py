@@ -17,6 +17,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._definition import d
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, sha256_bytes, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
+from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
@@ -74,9 +75,7 @@ class Result:
         """The closure before and after; nothing where it is the same."""
         if self.before == self.after:
             return {}
-        header = f"{self.name} (pins)"
-        before, after = ("".join(f"{line}\n" for line in lines) for lines in (self.before, self.after))
-        return {"before_header": header, "after_header": header, "before": before, "after": after}
+        return lines_diff(f"{self.name} (pins)", self.before, self.after)
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             raise AptError(
                 f"Installing {', '.join(plan.missing or plan.files)} needs root. Give become for the role prepare, or set rlinf_system_packages_state: checked."
             )
-        plan = installer.apply()
+        installer.apply(plan)
     answer: dict[str, Any] = {
         "changed": plan.changed,
         "missing": list(plan.missing),

@@ -23,8 +23,8 @@ COLLECTIONS = ROOT / ".venv" / "collections"
 KEPT = "find /etc/apt /var/lib/apt/lists /var/cache/apt -type f -printf '%p %s %T@ %C@\\n' | sort"
 SELECTIONS = "dpkg-query -W -f '${Package} ${Version} ${Status}\\n'"
 ENTER = (
-    "mount -t tmpfs tmpfs {0} && mkdir {0}/upper {0}/work {0}/root && mount -t overlay -o lowerdir=/,upperdir={0}/upper,workdir={0}/work overlay {0}/root "
-    "&& mount --rbind /proc {0}/root/proc && mount --rbind /dev {0}/root/dev && echo ready && exec sleep infinity"
+    "mount -t tmpfs tmpfs {0} && mkdir {0}/upper {0}/work {0}/tree && mount -t overlay -o lowerdir=/,upperdir={0}/upper,workdir={0}/work overlay {0}/tree "
+    "&& mount --rbind /proc {0}/tree/proc && mount --rbind /dev {0}/tree/dev && echo ready && exec sleep infinity"
 )
 
 
@@ -35,7 +35,7 @@ class Node:
         if os.geteuid():
             raise PermissionError("This test makes an overlay of the machine's root, which needs root: sudo make integration")
         place.mkdir()
-        self.root = place / "root"
+        self.root = place / "tree"
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--propagation", "private", "bash", "-c", ENTER.format(place)],
             stdout=subprocess.PIPE,
