@@ -406,9 +406,7 @@ def verify(bundle: Bundle, *, stamp: Path | None = None, full: bool = False, job
     found, left_over = scan(bundle)
     known = read_stamp(stamp, bundle)
     trusted = {} if full else known.get("files", {})
-    damaged, to_hash = _compare(files, found, trusted)
-    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs).items() if seen != files[path]["sha256"]]
-    missing = [path for path in files if path not in found]
+    missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs)
     extra = [path for path in found if path not in files]
     if missing or damaged or extra:
         raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
@@ -437,18 +435,27 @@ def verify(bundle: Bundle, *, stamp: Path | None = None, full: bool = False, job
     )
 
 
-def _compare(files: Mapping[str, Any], found: Mapping[str, Found], trusted: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return which files are damaged for all that their stat says, and which must be read to know."""
-    damaged, to_hash = [], []
+def differences(
+    bundle: Bundle, files: Mapping[str, Any], found: Mapping[str, Found], trusted: Mapping[str, Any], jobs: int
+) -> tuple[list[str], list[str], list[str]]:
+    """Compare what a manifest lists with what is there.
+
+    :param found: what is there, as :func:`scan` says.
+    :param trusted: files that need not be read where their stat is as here: path -> stat and digest.
+    :param jobs: how many files are hashed at a time.
+    :returns: the paths that are missing, those that are damaged, and those that were read to know.
+    """
+    missing, damaged, to_hash = [], [], []
     for path, entry in files.items():
         file = found.get(path)
         if file is None:
-            continue
-        if file.link != entry.get("link") or (file.link is None and file.size != entry["size"]):
+            missing.append(path)
+        elif file.link != entry.get("link") or (file.link is None and file.size != entry["size"]):
             damaged.append(path)
         elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
             to_hash.append(path)
-    return damaged, to_hash
+    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs).items() if seen != files[path]["sha256"]]
+    return missing, damaged, to_hash
 
 
 def _misfit(bundle: Bundle, kinds: Mapping[str, Sequence[str]]) -> BundleError:

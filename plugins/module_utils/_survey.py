@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import hash_files, read_manifest, scan
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import differences, read_manifest, scan
 from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache, Cache, WheelCache
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Repository, Target, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, FetchError
@@ -71,17 +71,8 @@ def _compared(bundle: Bundle, jobs: int) -> tuple[Mapping[str, Mapping[str, Any]
         return {}, {}
     files: dict[str, dict[str, Any]] = read_manifest(bundle)["files"]
     found, _left_over = scan(bundle)
-    wrong = {path: "missing" for path in files if path not in found}
-    to_hash = []
-    for path, entry in files.items():
-        if path in wrong:
-            continue
-        if found[path].link != entry.get("link") or ("link" not in entry and found[path].size != entry["size"]):
-            wrong[path] = "damaged"
-        elif "link" not in entry:
-            to_hash.append(path)
-    wrong |= {path: "damaged" for path, digest in hash_files(bundle.root, to_hash, jobs).items() if digest != files[path]["sha256"]}
-    return files, wrong
+    missing, damaged, _read = differences(bundle, files, found, {}, jobs)
+    return files, {**dict.fromkeys(missing, "missing"), **dict.fromkeys(damaged, "damaged")}
 
 
 @dataclass(frozen=True)
