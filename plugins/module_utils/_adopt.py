@@ -35,6 +35,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     swap_directory,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mirror import KEEP, mirror_config
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
@@ -344,9 +345,6 @@ def run(params: Mapping[str, Any], *, check: bool, diff: bool) -> dict[str, Any]
     catalog = Catalog.parse(params["catalog"])
     bundle, source = Bundle(Path(params["bundle_dir"]).resolve()), Path(params["src"]).absolute()
     found = adopt(bundle, source, catalog, leave_out=params["leave_out"], rewrites=Rewrites(params["url_rewrites"]), check=check)
-    answer: dict[str, Any] = {"changed": any(item.changed for item in found), "results": [item.json for item in found]}
-    if diff:
-        answer["diff"] = [item.diff for item in found if item.changed]
     told = [
         f"{item.kind} {item.name} ({item.source}) is {item.state}: {item.reason}"
         for item in found
@@ -356,4 +354,4 @@ def run(params: Mapping[str, Any], *, check: bool, diff: bool) -> dict[str, Any]
         told.append(
             f"{source} holds no clone, wheel or asset of the catalogue: everything is downloaded. Correct rlinf_adopt_dir if it should."
         )
-    return {**answer, "warnings": told}
+    return {**answer(found, "items", diff=diff), "warnings": told}
