@@ -8,39 +8,26 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any
-
-from ansible.plugins.action import ActionBase
+from typing import Any, ClassVar
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove, rename, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
 
 # <sha256 of the source>/[torch-2.6.0/]<wheel>: what a node says is not trusted to be a path of this machine
 _BUILT = re.compile(r"(?P<source>[0-9a-f]{64})/(torch-[A-Za-z0-9.+!]+/)?[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl")
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(Working):
     """Documented in plugins/modules/rlinf_collect.py."""
 
-    TRANSFERS_FILES = False
-    variables: dict[str, Any]
+    ARGUMENTS: ClassVar[dict[str, Any]] = {"src": {"type": "path", "required": True}, "bundle_dir": {"type": "path", "required": True}}
+    PLACE = "bundle_dir"
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        path = {"type": "path", "required": True}
-        _spec, arguments = self.validate_argument_spec({"src": path, "bundle_dir": path})
-        try:
-            self.variables = task_vars or {}
-            results = self._collect(arguments["src"], Bundle(Path(arguments["bundle_dir"]).absolute()))
-        except OfflineError as error:
-            return {"failed": True, "msg": str(error), **error.details}
-        except OSError as error:
-            return {
-                "failed": True,
-                "msg": f"{error.filename or arguments['bundle_dir']}: {error.strerror or error}. Mend this and run again.",
-            }
+    def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        results = self._collect(arguments["src"], Bundle(Path(arguments["bundle_dir"]).absolute()))
         brought = [result["name"] for result in results if result["changed"]]
         answer: dict[str, Any] = {"changed": bool(brought), "results": results}
         if self._task.diff and brought:

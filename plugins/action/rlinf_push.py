@@ -12,40 +12,32 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, look, manifest_files, rsync, run_rsync
+from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
 
 NAMED = 20
 """How many names of files a result holds of each kind."""
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(Working):
     """Documented in plugins/modules/rlinf_push.py."""
 
-    TRANSFERS_FILES = False
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "src": {"type": "path", "required": True},
+        "dest": {"type": "path", "required": True},
+        "bandwidth": {"type": "int", "default": 0},
+    }
+    PLACE = "src"
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _spec, arguments = self.validate_argument_spec(
-            {
-                "src": {"type": "path", "required": True},
-                "dest": {"type": "path", "required": True},
-                "bandwidth": {"type": "int", "default": 0},
-            }
-        )
-        try:
-            return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments["bandwidth"])
-        except OfflineError as error:
-            return {"failed": True, "msg": str(error), **error.details}
-        except OSError as error:
-            return {"failed": True, "msg": f"{error.filename or arguments['src']}: {error.strerror or error}. Mend this and run again."}
+    def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments["bandwidth"])
 
     def _push(self, bundle: Bundle, destination: Path, bandwidth: int) -> dict[str, Any]:
         check = bool(self._task.check_mode)
