@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.utils.vars import merge_hash
 
 from tests.real.page import PAGE, write_section
 from tests.real.reference import BRANCH, CHANGES, CUT_OFF, Reference
@@ -126,7 +128,7 @@ class Run:
             "rlinf_leave_out": sorted({name for variant in wanted for name in variant.left_out}),
             "rlinf_url_rewrites": {"https://github.com/": f"file://{self.upstream}/github.com/"} if self.upstream else {},
             "rlinf_python": {version: str(path) for version, path in self.pythons.items()},
-            "rlinf_catalog": {"targets": {variant.target: dict(variant.entry) for variant in self.variants if variant.entry}},
+            "rlinf_catalog": functools.reduce(merge_hash, (variant.catalog for variant in wanted), {}),
             # for the patcher: names that one another's are prefixes of
             "rlinf_mirror_repositories": ["openvla-oft", "openpi"],
         }
@@ -172,7 +174,7 @@ class Run:
         target, row = variant.target, self.rows[variant.target]
         reference = self.reference(variant)
         inventory = self.inventory([*before, target], state)
-        others = {name: self._lock_bytes(name) for name in before}
+        others, wheels = {name: self._lock_bytes(name) for name in before}, self._wheels()
         self.timed("download", lambda: self.play("download", inventory), row)
         pins = (self.folder(target) / "pins.txt").read_text().splitlines()
         different = sorted(set(pins) ^ set(reference))
@@ -181,11 +183,21 @@ class Run:
         self.say(f"{target}: lock == freeze of the online install: {len(pins)} pins, diff empty")
         if others != {name: self._lock_bytes(name) for name in before}:
             raise Failed(f"adding {target} changed the lock of another target")
+        now = self._wheels()
+        changed = sorted(path for path, entry in wheels.items() if now.get(path) != entry)
+        if changed:
+            raise Failed(f"adding {target} changed wheels that were there: {', '.join(changed)}")
         packages = json.loads((self.folder(target) / "lock.json").read_text())["packages"]
         row |= {"packages": len(packages), "GB": round(sum(item["size"] for item in packages) / 1e9, 2), "differences": len(different)}
 
     def _lock_bytes(self, target: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.folder(target).iterdir()}
+
+    def _wheels(self) -> dict[str, Any]:
+        """Return what the manifest says of the wheelhouse: every file with its digest, of which sealing made sure."""
+        path = self.bundle / "bundle.json"
+        files = json.loads(path.read_text())["files"] if path.is_file() else {}
+        return {name: entry for name, entry in files.items() if name.startswith("wheelhouse/")}
 
     def sharing(self) -> None:
         """Note the wheelhouse of all targets beside the sum of the single ones."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FLASH_ATTN = "flash-attn-cu12torch2.6-cp311"
 MANISKILL = ("maniskill-bridge", "maniskill-widowx250s", "sapien-physx")
 
@@ -18,6 +22,7 @@ class Variant:
     :param install: the arguments of ``requirements/install.sh``; *env* is added to its environment.
     :param left_out: wheels and assets that only GitHub's releases, Hugging Face and Google have.
     :param entry: what the inventory overrides of the target's entry, since a part of it cannot be had; *why* names that part.
+    :param example: the inventory below ``examples/`` that adds the target, if the collection does not have it.
     """
 
     target: str
@@ -27,6 +32,14 @@ class Variant:
     left_out: tuple[str, ...] = ()
     entry: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
+    example: str = ""
+
+    @property
+    def catalog(self) -> Mapping[str, Any]:
+        """What the inventory adds to the catalogue for this target."""
+        if self.example:
+            return dict(yaml.safe_load((EXAMPLES / self.example).read_text(encoding="utf-8"))["all"]["vars"]["rlinf_catalog"])
+        return {"targets": {self.target: dict(self.entry)}} if self.entry else {}
 
 
 VARIANTS = {
@@ -72,6 +85,9 @@ VARIANTS = {
                 "settings": None,
             },
             why="BEHAVIOR-1K's setup script: the stand-in's does nothing, and Isaac Sim is in NVIDIA's package index alone",
+        ),
+        Variant(
+            "gr00t", ("embodied", "--model", "gr00t", "--env", "maniskill_libero"), left_out=(FLASH_ATTN, *MANISKILL), example="gr00t.yml"
         ),
     )
 }
