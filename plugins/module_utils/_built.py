@@ -22,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvE
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import copy_asset
+from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter, Uv
 
 CUDA = Path("/usr/local/cuda")
@@ -131,7 +132,7 @@ class Builder:
             "SOURCE_DATE_EPOCH": str(_newest(package.path)),
             "PYTHONHASHSEED": "0",
             **({"CUDA_HOME": home} if home else {}),
-            **self._recipe(package).env,
+            **{name: value.replace(VENV, os.fspath(environment)) for name, value in self._recipe(package).env.items()},
         }
 
 

@@ -31,6 +31,7 @@ setup(name="transformer-engine-torch", version="2.1.0", packages=["te"], package
 """
 # notes each call, and the variables that the recipe gives
 NVCC = """#!/bin/sh
+test -x "$CUDNN_PATH/bin/python" || exit 1
 echo "$2" >> "{calls}"
 echo "for torch $2 with $NVTE_FRAMEWORK" > "$1"
 """
@@ -66,7 +67,8 @@ class Node(Site):
         made.rename(sdist)
         lock = self.lock(sdist, build_wheel(self.index, "torch", torch), name=name)
         build = list(self.index.glob("setuptools*")) or [repack("setuptools", self.index)]
-        self.tell(lock, build=build, build_on_node={NAME: {"needs": ["nvcc-of-tests"], "env": {"NVTE_FRAMEWORK": "pytorch"}}})
+        env = {"NVTE_FRAMEWORK": "pytorch", "CUDNN_PATH": "{venv}"}
+        self.tell(lock, build=build, build_on_node={NAME: {"needs": ["nvcc-of-tests"], "env": env}})
         return lock
 
     @property
