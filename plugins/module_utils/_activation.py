@@ -63,6 +63,29 @@ def giving_back(target: str, exports: Mapping[str, Any]) -> str:
     return f'if [ -n "${{{mark}:-}}" ] ; then\n{restore}    unset {mark}\nfi\n'
 
 
+def switching(script: Path, environments: Path) -> str:
+    """Return a script for bash and zsh, ``source SCRIPT TARGET``, that leaves the active environment and activates a target's.
+
+    :param script: where it will lie, for its usage.
+    :param environments: the directory that has an environment, or a link to one, for each target.
+    """
+    return f"""\
+# written by rlinf.offline
+if [ -n "${{1:-}}" ] && [ -f {shlex.quote(str(environments))}/"$1"/bin/activate ] ; then
+    if typeset -f deactivate > /dev/null ; then
+        deactivate
+    fi
+    . {shlex.quote(str(environments))}/"$1"/bin/activate
+else
+    {{
+        echo "Usage: source "{shlex.quote(str(script))}" TARGET, where TARGET is one of:"
+        ls {shlex.quote(str(environments))} 2> /dev/null | grep -v -e '-[0-9a-f]\\{{12\\}}$'
+    }} >&2
+    false
+fi
+"""
+
+
 def with_exports(activate: str, target: str, exports: Mapping[str, Any]) -> str:
     """Return an ``activate`` script that also sets the exports of a target, in marked blocks; those of other targets stay as they are.
 

@@ -140,6 +140,11 @@ class Node:
         return self.tools / "gitconfig"
 
     @property
+    def switch_env(self) -> Path:
+        """What a shell reads to go over to a target's environment."""
+        return self.prefix / "bin" / "switch_env"
+
+    @property
     def src(self) -> Path:
         return self.prefix / "src"
 

@@ -16,6 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.rlinf.offline.plugins.module_utils._activation import switching
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, json_bytes, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import Generation, Generations
@@ -158,7 +159,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The private part of a prefix: ``tools/uv``, ``tools/gitconfig``, ``tools/uv.toml``, and ``runtime``, a link to an environment."""
+    """The private part of a prefix: ``tools/uv``, ``tools/gitconfig``, ``tools/uv.toml``, ``bin/switch_env``, and ``runtime``, a link to an environment."""
 
     node: Node
     bundle: Bundle
@@ -215,9 +216,10 @@ class Runtime:
         for name, path, after in (
             ("gitconfig", self.node.git_config, redirect_config(self.bundle.repos)),
             ("uv.toml", self.node.uv_config, uv_config(self.bundle)),
+            ("switch_env", self.node.switch_env, switching(self.node.switch_env, self.node.venvs)),
         ):
             before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            reason = "up to date" if before == after else "the bundle has other hosts or lies elsewhere" if before else "not there yet"
+            reason = "up to date" if before == after else "the bundle or the prefix is another" if before else "not there yet"
             steps.append(Step(name, path, before != after, reason, before, after))
         return steps
 
@@ -243,10 +245,10 @@ class Runtime:
         """
         with exclusive(self.node.state / ".runtime.lock", f"The runtime of {self.node.prefix}"):
             plan = self.plan()
-            self.node.tools.mkdir(parents=True, exist_ok=True)
             for step in plan.steps:
                 if not step.changed:
                     continue
+                step.path.parent.mkdir(parents=True, exist_ok=True)
                 if step.name == "uv":
                     atomic_write(step.path, plan.uv.read(), mode=0o755)
                 elif step.name == "runtime":

@@ -57,7 +57,7 @@ results:
   returned: success
   contains:
     name:
-      description: V(uv), V(gitconfig), V(uv.toml) or V(runtime).
+      description: V(uv), V(gitconfig), V(uv.toml), V(switch_env) or V(runtime).
       type: str
     path:
       description: Its place.

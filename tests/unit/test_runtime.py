@@ -89,7 +89,7 @@ def site(tmp_path: Path, run_module: Run, uv_wheel: Path, bare: tuple[str, dict[
 def test_quad_on_a_bare_python(site: Site, tree_hash: Callable[..., Any]) -> None:
     bundle = tree_hash(site.bundle, mtimes=True)
     would = site(check=True)
-    assert site.changed(would) == ["uv", "gitconfig", "uv.toml", "runtime"] and not site.prefix.exists()
+    assert site.changed(would) == ["uv", "gitconfig", "uv.toml", "switch_env", "runtime"] and not site.prefix.exists()
     did = site()
     assert site.changed(did) == site.changed(would) and did["diff"] == would["diff"]
     done = subprocess.run(
@@ -142,6 +142,26 @@ def test_every_kill_point_converges(site: Site) -> None:
     assert point > 5
 
 
+def test_a_shell_switches_between_environments(site: Site, tmp_path: Path) -> None:
+    moved = tmp_path / "a prefix"
+    site(prefix=moved)
+    for name in ("one", "two"):
+        place = moved / "venvs" / f"{name}-0123456789ab"
+        subprocess.run([UV, "venv", "-q", "--no-config", "--offline", place], check=True)
+        (moved / "venvs" / name).symlink_to(place)
+    script = f"source '{moved}/bin/switch_env'"
+    said = subprocess.run(
+        ["bash", "-c", f'{script} one && {script} two && echo "$VIRTUAL_ENV" && echo "$PATH" && {script} three || echo "$VIRTUAL_ENV"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    two = str(moved / "venvs" / "two-0123456789ab")
+    active, path, still = said.stdout.splitlines()
+    assert active == still == two and path.startswith(f"{two}/bin:") and "one-0123456789ab" not in path
+    assert said.stderr.splitlines() == [f"Usage: source {moved}/bin/switch_env TARGET, where TARGET is one of:", "one", "two"]
+
+
 def test_what_changed_is_noticed(site: Site, tmp_path: Path) -> None:
     site()
     (site.bundle / "repos" / "other.example").mkdir()
@@ -159,7 +179,7 @@ def test_what_changed_is_noticed(site: Site, tmp_path: Path) -> None:
     relocated = tmp_path / "relocated"
     shutil.move(site.prefix, relocated)
     result = site(prefix=relocated)
-    assert site.changed(result) == ["runtime"]
+    assert site.changed(result) == ["switch_env", "runtime"]
     assert not site(prefix=relocated)["changed"]
     subprocess.run([relocated / "runtime" / "bin" / "python", "-c", "import tomlkit"], check=True)
 
