@@ -217,6 +217,7 @@ def common_variables(world: demo_world.World) -> dict[str, Any]:
         "rlinf_catalog": demo_world.catalog_overrides(world, shipped()),
         # of an Isaac Sim that there is next to nothing in
         "rlinf_accept_nvidia_eula": True,
+        "rlinf_exports": {"HF_HOME": "/data/hf"},
     }
 
 

@@ -50,9 +50,9 @@ class Twice:
         )
 
     def activated(self, target: str, code: str) -> str:
-        """Run Python code as a user does who has activated the environment; return its output."""
-        venv = self.cycle.prefix(target) / "venvs" / target
-        command = ["unshare", "-rn", "bash", "-euc", 'source "$0/bin/activate" && python -c "$1"', str(venv), code]
+        """Run Python code as a user does who has switched to the environment; return its output."""
+        switch = str(self.cycle.prefix(target) / "bin" / "switch_env")
+        command = ["unshare", "-rn", "bash", "-euc", 'source "$0" "$1" && python -c "$2"', switch, target, code]
         done = subprocess.run(command, env=self.cycle.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -76,6 +76,10 @@ def test_the_compiled_package_answers_on_the_node(twice):
     assert twice.cycle.node_python(TARGET, "from evdev import _input; print(_input.answer())") == "42\n"
 
 
+def test_the_users_own_variables_are_set_too(twice):
+    assert twice.activated(TARGET, "import os; print(os.environ['HF_HOME'], os.environ['MS_SKIP_ASSET_DOWNLOAD_PROMPT'])") == "/data/hf 1\n"
+
+
 def test_libero_asks_nothing_on_an_activated_node(twice):
     root = twice.activated(TARGET, "import libero.libero as l; print(l.get_libero_path('benchmark_root'))")
     assert Path(root.strip()).samefile(twice.cycle.prefix(TARGET) / "src" / "LIBERO" / "libero" / "libero")
