@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, RepositoryId, check_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
@@ -21,6 +22,8 @@ _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?\Z")
 _WHEEL_FILE = re.compile(r"[^-/]+-[^-/]+(-\d[^-/]*)?-[^-/]+-[^-/]+-[^-/]+\.whl\Z")
+# a suite or component of an archive, as a line of sources.list names it
+_SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 Entry = TypeVar("Entry")
 
@@ -94,6 +97,22 @@ class Asset:
 
 
 @dataclass(frozen=True)
+class Release:
+    """A release of a distribution that nodes run, named as ``os-release`` says it (``ubuntu-22.04``), and where its packages are.
+
+    :param suites: name of a mirror (``rlinf_apt_mirrors``) -> the suites that are taken of it.
+    :param keyring: the file, on the bastion, of the keys that may sign them.
+    :param renames: what a package of the lists is called in this release; an empty text: it has no such package.
+    """
+
+    name: str
+    suites: Mapping[str, tuple[str, ...]]
+    components: tuple[str, ...]
+    keyring: str
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of a target's installation: what a trace of upstream's own installer would hold.
 
@@ -123,7 +142,8 @@ class Target:
 
     *metadata*: what packages require that cannot tell it without a compiler; *build_on_node*: by distribution, the programs that building
     it needs and the variables it is built with; *licences*: variable -> what it accepts; *settings*: variable -> what it must name, where
-    the URL of an entry begins with it.
+    the URL of an entry begins with it; *system_packages*: what it needs of the distribution beside ``rlinf_system_packages``;
+    *system_files*: path -> text, what is put there where nothing is.
     """
 
     name: str
@@ -140,6 +160,8 @@ class Target:
     files: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
+    system_packages: tuple[str, ...] = ()
+    system_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trace(self) -> tuple[Step, ...]:
@@ -169,6 +191,7 @@ class Catalog:
     wheels: Mapping[str, Wheel]
     assets: Mapping[str, Asset]
     targets: Mapping[str, Target]
+    releases: Mapping[str, Release] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Catalog:
@@ -186,6 +209,7 @@ class Catalog:
             wheels={name: _entry(Wheel, "wheel", name, value) for name, value in _section(data, "wheels")},
             assets={name: _entry(Asset, "asset", name, value) for name, value in _section(data, "assets")},
             targets={name: _target(name, value) for name, value in _extended(dict(_section(data, "targets")))},
+            releases={name: _release(name, value) for name, value in _section(data, "releases")},
         )
         entries: list[Repository | Wheel | Asset] = [*catalog.repositories.values(), *catalog.wheels.values(), *catalog.assets.values()]
         for entry in entries:
@@ -411,9 +435,13 @@ def _target(name: str, value: Any) -> Target:
         files=_texts_by_name(value.get("files"), f"{what}: files"),
         links=_texts_by_name(value.get("links"), f"{what}: links"),
         imports=_texts(value.get("imports"), f"{what}: imports"),
+        system_packages=_packages(value.get("system_packages"), f"{what}: system_packages"),
+        system_files=_texts_by_name(value.get("system_files"), f"{what}: system_files"),
     )
     for path in target.links:
         check_relative(path, f"{what}: links")
+    for path in target.system_files:
+        _check_absolute(path, f"{what}: system_files")
     _check_overlays(target)
     return target
 
@@ -475,6 +503,25 @@ def _texts_by_name(value: Any, what: str) -> dict[str, str]:
     return found
 
 
+def _packages(value: Any, what: str) -> tuple[str, ...]:
+    found = _texts(value, what)
+    _check_packages(found, what)
+    return found
+
+
+def _check_packages(names: Iterable[str], what: str) -> None:
+    try:
+        check_names(names, what)
+    except AptError as error:
+        raise CatalogError(str(error)) from None
+
+
+def _check_absolute(path: str, what: str) -> str:
+    if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\x00" in path:
+        raise CatalogError(f"{what}: {path!r} must be an absolute path without '..'.")
+    return path
+
+
 def _variables(entry: Mapping[str, Any], key: str, what: str) -> dict[str, str]:
     found = _texts_by_name(entry.get(key), f"{what}: {key}")
     for name in found:
@@ -514,6 +561,42 @@ def _build_on_node(value: Any, what: str) -> dict[str, dict[str, Any]]:
             raise CatalogError(f"{place}: unknown key {', '.join(sorted(unknown))}. Known: needs, env.")
         needs = [_named(program, place) for program in _texts(item.get("needs"), f"{place}: needs")]
         found[canonical(name)] = {"needs": needs, "env": _environment(item.get("env"), f"{place}: env")}
+    return found
+
+
+# -- releases of distributions -------------------------------------------------------------------------------------------------
+
+
+def _release(name: str, value: Any) -> Release:
+    what = f"release {name}"
+    entry = _mapping(value, what)
+    known = [item.name for item in fields(Release) if item.name != "name"]
+    unknown = set(entry) - set(known)
+    if unknown:
+        raise CatalogError(f"{what}: unknown key {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
+    missing = [key for key in known if key != "renames" and not entry.get(key)]
+    if missing:
+        raise CatalogError(f"{what}: {missing[0]} is missing.")
+    if not isinstance(entry["keyring"], str):
+        raise CatalogError(f"{what}: keyring must be text.")
+    renames = _texts_by_name(entry.get("renames"), f"{what}: renames")
+    _check_packages(filter(None, (*renames, *renames.values())), f"{what}: renames")
+    return Release(
+        name,
+        {
+            _named(mirror, f"{what}: suites"): _suites(suites, f"{what}: suites: {mirror}")
+            for mirror, suites in _mapping(entry["suites"], f"{what}: suites").items()
+        },
+        _suites(entry["components"], f"{what}: components"),
+        _check_absolute(entry["keyring"], f"{what}: keyring"),
+        renames,
+    )
+
+
+def _suites(value: Any, what: str) -> tuple[str, ...]:
+    found = _texts(value, what)
+    if not found or not all(map(_SUITE.match, found)):
+        raise CatalogError(f"{what} must be a list of names, such as [bookworm, bookworm-updates]; it is {value!r}.")
     return found
 
 
