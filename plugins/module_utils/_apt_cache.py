@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
-from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Deb, Root, Source
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
+from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Root, Source, located
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, FetchError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     atomic_write,
@@ -27,6 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 
 FORMAT = 1
+_INSTALLED_SIZE = re.compile(r"(?m)^Installed-Size: (\d+)$")
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,22 @@ class Release:
     :param name: as ``os-release`` says it: ``ubuntu-22.04``, ``debian-12``.
     :param architecture: in Debian's words.
     :param packages: the packages that a node shall have.
-    :param states: files of the nodes' package states (``/var/lib/dpkg/status``); without any, a minimal system is taken as the start.
+    :param states: the nodes' package states, as ``/var/lib/dpkg/status`` has them; without any, a minimal system is taken as the start.
     """
 
     name: str
     architecture: str
     sources: tuple[Source, ...]
     packages: tuple[str, ...]
-    states: tuple[Path, ...] = ()
+    states: tuple[str, ...] = ()
 
     def definition(self) -> str:
-        """Return the digest of everything that decides which files are brought."""
-        states = sorted({sha256_bytes(path.read_bytes()) for path in self.states})
-        parts = {"sources": [asdict(source) for source in self.sources], "packages": sorted(self.packages), "states": states}
+        """Return the digest of everything that decides which files are brought; from which mirror they come does not."""
+        parts = {
+            "sources": [[source.mirror, source.suites, source.components] for source in self.sources],
+            "packages": sorted(self.packages),
+            "states": sorted({sha256_bytes(state.encode()) for state in self.states}),
+        }
         return sha256_bytes(json_bytes({"format": FORMAT, "architecture": self.architecture, **parts}))
 
 
@@ -77,16 +84,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class AptCache:
-    """Brings the files of releases into one bundle.
-
-    :param proxy: what apt itself uses for the lists; files come by *fetcher*.
-    """
+    """Brings the files of releases into one bundle."""
 
     bundle: Bundle
     fetcher: Fetcher
-    proxy: str | None = None
-    ca_bundle: str | None = None
-    timeout: float = 120
     update: frozenset[str] = field(default_factory=frozenset)
 
     def bring(self, release: Release, *, check: bool = False) -> Outcome:
@@ -104,35 +105,39 @@ class AptCache:
         before = tuple(sorted(file["filename"] for file in known["files"])) if known else ()
         if known and known["definition"] == definition and release.name not in self.update:
             return self._complete(release, folder, known, before, check=check)
-        root = Root(
-            self.bundle.cache / "apt" / f"{release.name}-{release.architecture}",
-            release.architecture,
-            release.sources,
-            self.proxy,
-            self.ca_bundle,
-            self.timeout,
-        )
-        try:
-            files, packages = self._resolve(release, root)
-        finally:
-            remove(root.path)
-        after = tuple(sorted(deb.place for deb in files))
-        size = sum(deb.size for deb in files)
+        release = replace(release, sources=located(release.sources))
+        with self._scratch(release, check=check) as path:
+            files, packages = self._resolve(release, Root(path, release.architecture, release.sources, self.fetcher.network))
+        after = tuple(sorted(file["filename"] for file in files))
+        size = sum(file["size"] for file in files)
         record: dict[str, Any] = {
             "format": FORMAT,
             "release": release.name,
             "architecture": release.architecture,
             "definition": definition,
             "packages": sorted(release.packages),
-            "files": [{**asdict(deb), "filename": deb.place, "package": deb.package} for deb in files],
+            "files": files,
         }
         changed = known is None or known != record
         reason = "resolved for the first time" if known is None else "resolved again" + ("" if changed else ", the same")
         if not check:
-            self._fetch(folder, record["files"])
+            self._fetch(release, folder, files)
             self._write(folder, record, packages)
         state = "present" if not check or not changed else "missing"
         return Outcome(release.name, changed, state, reason, len(files), size, before, after)
+
+    @contextlib.contextmanager
+    def _scratch(self, release: Release, *, check: bool) -> Iterator[Path]:
+        """Give a folder for apt's private root; a check leaves the bundle alone, and another place is not found again after a kill."""
+        if check:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / "apt"
+            return
+        path = self.bundle.cache / "apt" / f"{release.name}-{release.architecture}"
+        try:
+            yield path
+        finally:
+            remove(path)
 
     def _known(self, folder: Path) -> dict[str, Any] | None:
         path = folder / RECORD
@@ -149,24 +154,50 @@ class AptCache:
         if not written:
             raise AptError(f"{folder}: its Packages or Release is not there. Name {release.name} in rlinf_update to have it made anew.")
         if not check:
-            self._fetch(folder, missing)
+            self._fetch(replace(release, sources=located(release.sources)), folder, missing)
         size = sum(file["size"] for file in missing)
         state = "missing" if check else "present"
         kept = tuple(name for name in before if name not in {file["filename"] for file in missing})
         return Outcome(release.name, True, state, f"{len(missing)} missing files", len(files), size, kept, before)
 
-    def _resolve(self, release: Release, root: Root) -> tuple[list[Deb], str]:
-        """Return the files that any of the states lacks, and their stanzas as the sources' Packages files have them."""
+    def _resolve(self, release: Release, root: Root) -> tuple[list[dict[str, Any]], str]:
+        """Return what the record says of the files that any of the states lacks, and their stanzas as the sources' Packages files have them."""
         root.prepare()
-        states = [path.read_text(encoding="utf-8") for path in release.states] or [root.minimal_state()]
-        found = {deb.filename: deb for state in dict.fromkeys(states) for deb in root.lacking(release.packages, state)}
-        files = [found[name] for name in sorted(found)]
-        return files, root.stanzas(files)
+        states = sorted(set(release.states)) or [root.minimal_state()]
+        found = {deb.filename: deb for state in states for deb in root.lacking(release.packages, state)}
+        debs = [found[name] for name in sorted(found)]
+        stanzas = root.stanzas(debs)
+        files = []
+        for deb, stanza in zip(debs, stanzas, strict=True):
+            (mirror, path), kib = root.place_of(deb), _INSTALLED_SIZE.search(stanza)
+            files.append(
+                {
+                    "package": deb.package,
+                    "filename": deb.place,
+                    "mirror": mirror,
+                    "path": path,
+                    "sha256": deb.sha256,
+                    "size": deb.size,
+                    "installed": int(kib[1]) * 1024 if kib else deb.size,
+                }
+            )
+        return files, "".join(f"{stanza}\n\n" for stanza in stanzas)
 
-    def _fetch(self, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
-        wanted = [file for file in files if not _there(folder, file)]
-        downloads = [Download(file["url"], folder / file["filename"], sha256=file["sha256"], size=file["size"]) for file in wanted]
-        self.fetcher.fetch_every(downloads, "packages")
+    def _fetch(self, release: Release, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+        """Fetch what is not there of these files.
+
+        :raises FetchError: one cannot be had.
+        """
+        urls = {source.mirror: source.url for source in release.sources}
+        downloads = [
+            Download(f"{urls[file['mirror']]}{file['path']}", folder / file["filename"], sha256=file["sha256"], size=file["size"])
+            for file in files
+            if not _there(folder, file)
+        ]
+        try:
+            self.fetcher.fetch_every(downloads, "packages")
+        except FetchError as error:
+            raise FetchError(f"{error}\nIf the mirror has gone on to newer ones, name {release.name} in rlinf_update.") from None
 
     def _write(self, folder: Path, record: Mapping[str, Any], packages: str) -> None:
         """Write the repository's indexes, the record last; files that are no longer of it go."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, check_names
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, check_names, unmet
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -198,9 +198,9 @@ class Installer:
 def reasons(stdout: str, stderr: str) -> str:
     """Return what apt says of a failure: its errors, and the unmet dependencies that it lists before."""
     errors = [line for line in stderr.splitlines() if line.startswith(("E: ", "dpkg: error"))] or stderr.splitlines()[-5:]
-    unmet = stdout.partition("The following packages have unmet dependencies:")[2].strip()
+    problems = unmet(stdout)
     advice = "; 'dpkg --audit' says whether a package was left half-installed" if "dpkg" in stderr else ""
-    lines = [*errors, *(["unmet dependencies:", unmet] if unmet else [])]
+    lines = [*errors, *(["unmet dependencies:", problems] if problems else [])]
     return (
         "\n".join(lines)
         + f"\nThe bundle's packages were chosen for another state than this node's{advice}. Survey it (rlinf.offline.survey) and run download."

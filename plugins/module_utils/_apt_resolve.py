@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, ProcessError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
-from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, unmet
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, remove
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, run
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, check_url, redact, without_userinfo
 
 # 'http://…/foo_1_amd64.deb' foo_1_amd64.deb 1234 SHA256:0f5e…
 _URI = re.compile(r"'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})\s*\Z")
 # what every installation has, a container's too
 _MINIMAL = ("?essential", "?priority(required)")
+_FILENAME = re.compile(r"(?m)^Filename: .*$")
 _UNKNOWN = re.compile(
     r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate|Couldn't find any package by \S+ '(\S+)'"
 )
@@ -35,17 +38,60 @@ _EXPIRED = re.compile(r"Release file for (\S+) is (?:expired|not valid)[^\n]*")
 class Source:
     """A repository of packages, as a line of sources.list says it.
 
+    :param mirror: what it is called in ``rlinf_apt_mirrors``: ``debian-security``.
     :param keyring: the file of the keys that its Release may be signed by.
+    :param url: where it is, ending in a slash; empty: where the bastion's own apt has it, see :func:`located`.
     """
 
-    url: str
+    mirror: str
     suites: tuple[str, ...]
     components: tuple[str, ...]
     keyring: str
+    url: str = ""
 
-    def lines(self, architecture: str) -> Iterator[str]:
+    def lines(self, url: str, architecture: str) -> Iterator[str]:
         for suite in self.suites:
-            yield f"deb [arch={architecture} signed-by={self.keyring}] {self.url} {suite} {' '.join(self.components)}"
+            yield f"deb [arch={architecture} signed-by={self.keyring}] {url} {suite} {' '.join(self.components)}"
+
+
+def located(sources: Iterable[Source]) -> tuple[Source, ...]:
+    """Return sources with their URLs; where none is given, it is that of the mirror which this machine's own apt uses.
+
+    :raises AptError: its own apt uses none of that name.
+    """
+    own: dict[str, str] | None = None
+    found = []
+    for source in sources:
+        if not source.url:
+            own = own_mirrors() if own is None else own
+        url = source.url or (own or {}).get(source.mirror)
+        if not url:
+            raise AptError(
+                f"Where the packages of {', '.join(source.suites)} are is not known: this bastion's own apt uses no mirror of {source.mirror}. "
+                f"Give one: rlinf_apt_mirrors: {{{source.mirror}: URL}}."
+            )
+        check_url(url, f"rlinf_apt_mirrors: {source.mirror}", HTTP_SCHEMES)
+        found.append(replace(source, url=f"{url.rstrip('/')}/"))
+    return tuple(found)
+
+
+def own_mirrors() -> dict[str, str]:
+    """Return where this machine's own apt has archives, by name.
+
+    An archive's name is what its Release says as ``Label``, in lower case: ``debian-security``. Where the lists were never fetched, as in
+    a container, it is how the URL ends.
+    """
+    if not shutil.which("apt-get"):
+        return {}
+    wanted = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT) $(LABEL)", "Created-By: Packages"]
+    said = run(wanted, what="asking apt for its own mirrors").stdout
+    found: dict[str, str] = {}
+    for line in said.splitlines():
+        url, component, *label = line.split(" ", 2)
+        name = " ".join(label).strip().lower() or urlsplit(url).path.rstrip("/").rpartition("/")[2]
+        if component == "main" and urlsplit(url).scheme in HTTP_SCHEMES:
+            found.setdefault(name, url)
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,16 +123,13 @@ class Root:
 
     :param path: a directory of the bastion that may be written at will.
     :param architecture: in Debian's words, ``amd64``.
-    :param proxy: for HTTP and HTTPS.
-    :param ca_bundle: a PEM file, besides those of the system.
+    :param sources: with their URLs.
     """
 
     path: Path
     architecture: str
     sources: tuple[Source, ...]
-    proxy: str | None = None
-    ca_bundle: str | None = None
-    timeout: float = 120
+    network: Network
 
     def prepare(self) -> None:
         """Make the root anew and fetch the lists; signatures and dates are checked by apt.
@@ -102,18 +145,32 @@ class Root:
             if not Path(source.keyring).is_file():
                 raise AptError(
                     f"{source.url}: its keyring {source.keyring} is not there. Install the package that holds it "
-                    "(debian-archive-keyring, ubuntu-keyring), or name the file in rlinf_apt_keyrings."
+                    "(debian-archive-keyring, ubuntu-keyring), or name the file in rlinf_catalog (releases, keyring)."
                 )
         remove(self.path)
         for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "lists/partial", "archives/partial"):
             (self.path / folder).mkdir(parents=True)
         (self.path / "status").write_text("", encoding="utf-8")
-        lines = [line for source in self.sources for line in source.lines(self.architecture)]
+        lines = [line for source in self.sources for line in source.lines(without_userinfo(self._reached(source)), self.architecture)]
         (self.path / "etc" / "apt" / "sources.list").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # private, since it may hold passwords; apt reads it whatever the protocol
+        logins = "".join(dict.fromkeys(self._login(source) for source in self.sources))
+        atomic_write(self.path / "etc" / "apt" / "auth.conf", logins.encode(), mode=0o600)
         (self.path / "apt.conf").write_text(self._configuration(), encoding="utf-8")
         self._get("fetching the package lists", "update")
 
+    def _reached(self, source: Source) -> str:
+        return self.network.rewrites.apply(source.url)
+
+    def _login(self, source: Source) -> str:
+        """Return what apt_auth.conf(5) says of a source that asks for a login."""
+        url = self._reached(source)
+        known = self.network.credentials(url)
+        parts = urlsplit(without_userinfo(url))
+        return f"machine {parts.scheme}://{parts.netloc}{parts.path} login {known[0]} password {known[1]}\n" if known else ""
+
     def _configuration(self) -> str:
+        seconds = str(int(self.network.timeout))
         settings = {
             "Dir::State": str(self.path),
             "Dir::State::lists": str(self.path / "lists"),
@@ -132,13 +189,11 @@ class Root:
             "Acquire::ForceHash": "SHA256",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
-            "Acquire::http::Timeout": str(int(self.timeout)),
-            "Acquire::https::Timeout": str(int(self.timeout)),
+            "Acquire::http::Timeout": seconds,
+            "Acquire::https::Timeout": seconds,
         }
-        if self.proxy:
-            settings |= {"Acquire::http::Proxy": self.proxy, "Acquire::https::Proxy": self.proxy}
-        if self.ca_bundle:
-            settings["Acquire::https::CaInfo"] = self.ca_bundle
+        if self.network.authorities:
+            settings["Acquire::https::CaInfo"] = str(self.network.authorities)
         lists = f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n'
         return lists + "".join(f'{name} "{value}";\n' for name, value in settings.items())
 
@@ -146,16 +201,16 @@ class Root:
         return self._run("apt-get", what, *arguments)
 
     def _run(self, program: str, what: str, *arguments: str) -> str:
-        # what APT_CONFIG names is read first: Dir::Etc in it keeps apt from the machine's own settings
-        env = {"APT_CONFIG": str(self.path / "apt.conf")}
-        try:
-            return run([program, *arguments], what=what, env=env, timeout=max(600.0, self.timeout)).stdout
-        except ProcessError as error:
-            raise AptError(explanation(str(error), what)) from None
+        # what APT_CONFIG names is read first: Dir::Etc in it keeps apt from the machine's own settings. Of proxies it knows by the environment
+        env = {**self.network.variables, "APT_CONFIG": str(self.path / "apt.conf")}
+        done = run([program, *arguments], what=what, env=env, timeout=max(600.0, self.network.timeout), check=False)
+        if done.status:
+            raise AptError(f"{what}: {explanation(done.stdout, done.stderr)}")
+        return done.stdout
 
     def minimal_state(self) -> str:
         """Return the package state of a system to which nothing was added: dpkg's status of what every installation has."""
-        said = self._get("resolving a minimal system", "install", "--print-uris", "-qq", "-y", *_MINIMAL)
+        said = self._get("resolving a minimal system", "install", "--print-uris", "-q", "-y", *_MINIMAL)
         names = sorted({deb.package for deb in debs(said)})
         if not names:
             raise AptError("The lists hold no essential package, so they are not those of a whole distribution. Correct rlinf_apt_mirrors.")
@@ -169,13 +224,21 @@ class Root:
         """
         check_names(packages)
         (self.path / "status").write_text(state, encoding="utf-8")
-        said = self._get("resolving the system packages", "install", "--print-uris", "-qq", "-y", *packages)
+        said = self._get("resolving the system packages", "install", "--print-uris", "-q", "-y", "--no-upgrade", *packages)
         return sorted(debs(said), key=lambda deb: deb.filename)
 
-    def stanzas(self, files: Sequence[Deb]) -> str:
-        """Return what the sources' signed Packages files say of these files, as the Packages file of a flat repository."""
+    def place_of(self, deb: Deb) -> tuple[str, str]:
+        """Return the mirror that a file is of, and its path there, encoded as in a URL."""
+        for source in self.sources:
+            reached = without_userinfo(self._reached(source))
+            if deb.url.startswith(reached):
+                return source.mirror, deb.url[len(reached) :]
+        raise AptError(f"apt would fetch {deb.filename} from elsewhere than the mirrors of this release. Run download again.")
+
+    def stanzas(self, files: Sequence[Deb]) -> list[str]:
+        """Return what the sources' signed Packages files say of each of these files, with its name in a flat repository."""
         if not files:
-            return ""
+            return []
         asked = [f"{deb.package}={deb.version}" for deb in files]
         shown = self._run("apt-cache", "reading the packages' entries", "show", "--no-all-versions", *asked)
         found: dict[str, str] = {}
@@ -186,10 +249,7 @@ class Root:
         missing = [deb.filename for deb in files if deb.sha256 not in found]
         if missing:
             raise AptError(f"The package lists changed while they were read ({', '.join(missing)}). Run download again.")
-        return "".join(
-            re.sub(r"(?m)^Filename: .*$", lambda _match, name=deb.place: f"Filename: ./{name}", found[deb.sha256]) + "\n\n"  # type: ignore[misc]
-            for deb in files
-        )
+        return [_FILENAME.sub(lambda _match, name=deb.place: f"Filename: ./{name}", found[deb.sha256]) for deb in files]  # type: ignore[misc]
 
 
 def debs(said: str) -> Iterator[Deb]:
@@ -206,18 +266,22 @@ def debs(said: str) -> Iterator[Deb]:
         yield Deb(found["url"], unquote(found["file"]), int(found["size"]), found["sha256"])
 
 
-def explanation(said: str, what: str) -> str:
+def explanation(stdout: str, stderr: str) -> str:
     """Return what a failure of apt means and what to do, out of what apt said."""
+    said = redact(stderr.strip() or stdout.strip())
     unknown = sorted({name for groups in _UNKNOWN.findall(said) for name in groups if name})
     if unknown:
-        return f"{what}: {', '.join(unknown)} is in no source of this release. Correct rlinf_system_packages, or add a source to rlinf_apt_sources."
+        return (
+            f"{', '.join(unknown)} is in no source of this release. Correct rlinf_system_packages, or say in rlinf_catalog what the release calls it "
+            "(releases, renames), or which suite or component has it."
+        )
     if expired := _EXPIRED.search(said):
-        return f"{what}: {expired[0]}. The mirror is out of date, or this machine's clock is wrong ({said.strip().splitlines()[-1]})."
+        return f"{expired[0]}. The mirror is out of date, or this machine's clock is wrong ({said.splitlines()[-1]})."
     if signature := _SIGNATURE.search(said):
         return (
-            f"{what}: the signature of a Release file is not one of its keyring's ({signature[0].strip()}). "
-            "Nothing of it is used. Name the right keyring in rlinf_apt_keyrings."
+            f"the signature of a Release file is not one of its keyring's ({signature[0].strip()}). "
+            "Nothing of it is used. Name the right keyring in rlinf_catalog (releases, keyring)."
         )
-    if "unmet dependencies" in said or "held broken packages" in said:
-        return f"{what}: the packages cannot be installed together.\n{said}"
-    return f"{what}: {said}"
+    if problems := unmet(stdout):
+        return f"the packages cannot be installed together, or not beside what the nodes have:\n{problems}"
+    return said[-TAIL:]

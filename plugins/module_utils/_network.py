@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import random
 from collections.abc import Mapping
@@ -110,6 +111,20 @@ class Network:
             return None
         best = max(known, key=lambda parts: len(os.path.commonpath([f"/{parts.path}", f"/{asked.path}"])))
         return unquote(best.username or ""), unquote(best.password or "")
+
+    def credentials(self, url: str) -> tuple[str, str] | None:
+        """Return the user and password for a URL, for a program that is told them: those in it, those of :meth:`login`, or of ``~/.netrc``."""
+        parts = urlsplit(url)
+        if parts.username:
+            return unquote(parts.username), unquote(parts.password or "")
+        known = self.login(url)
+        if known:
+            return known
+        try:
+            found = netrc.netrc().authenticators(parts.hostname or "")
+        except (OSError, netrc.NetrcParseError):
+            return None
+        return (found[0], found[2] or "") if found else None
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row, never quite the same ones."""

@@ -42,10 +42,15 @@ options:
         elements: dict
         required: true
         suboptions:
-          url:
-            description: The URL of the archive.
+          mirror:
+            description: What the archive is called, such as V(debian-security).
             type: str
             required: true
+          url:
+            description:
+              - The URL of the archive, or of a mirror of it. Its files are the same wherever they come from.
+              - By default where the bastion's own apt has the archive that calls itself so.
+            type: str
           suites:
             description: Its suites.
             type: list
@@ -68,10 +73,13 @@ options:
       states:
         description:
           - Package states of real nodes, files as C(/var/lib/dpkg/status).
-          - What any of them lacks is brought. Without any, what a minimal system lacks.
+          - What any of them lacks is brought. Without any, and without any in O(survey), what a minimal system lacks.
         type: list
         elements: path
         default: []
+  survey:
+    description: The file that the playbook C(survey) wrote. It has the package states of its nodes, which count as O(releases[].states) do.
+    type: path
   update:
     description: Names of releases that are resolved again.
     type: list
@@ -89,7 +97,8 @@ EXAMPLES = r"""
     releases:
       - name: debian-12
         sources:
-          - url: http://mirror.example/debian
+          - mirror: debian
+            url: http://mirror.example/debian
             suites: [bookworm, bookworm-updates]
             components: [main]
             keyring: /usr/share/keyrings/debian-archive-keyring.gpg
@@ -132,13 +141,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import surveyed_states
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Source
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 SOURCE: dict[str, Any] = {
-    "url": {"type": "str", "required": True},
+    "mirror": {"type": "str", "required": True},
+    "url": {"type": "str"},
     "suites": {"type": "list", "elements": "str", "required": True},
     "components": {"type": "list", "elements": "str", "required": True},
     "keyring": {"type": "path", "required": True},
@@ -153,6 +164,7 @@ RELEASE: dict[str, Any] = {
 ARGUMENTS: dict[str, Any] = {
     **FETCH,
     "releases": {"type": "list", "elements": "dict", "required": True, "options": RELEASE},
+    "survey": {"type": "path"},
     "update": {"type": "list", "elements": "str", "default": []},
 }
 
@@ -169,21 +181,25 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 
     network, update, check = Network.of(module.params), frozenset(module.params["update"]), module.check_mode
+    survey = Path(module.params["survey"]) if module.params["survey"] else None
     with opened(module) as bundle:
-        fetcher = Fetcher(network, records=Records.of(bundle))
-        ca_bundle = str(network.authorities) if network.authorities else None
-        cache = _apt_cache.AptCache(bundle, fetcher, network.proxy, ca_bundle, network.timeout, update)
-        releases = map(release_of, module.params["releases"])
-        outcomes = [attempt(release.name, partial(cache.bring, release, check=check)) for release in releases]
+        cache = _apt_cache.AptCache(bundle, Fetcher(network, records=Records.of(bundle)), update)
+        outcomes = [attempt(entry["name"], partial(bring, cache, entry, survey, check=check)) for entry in module.params["releases"]]
     return answer(outcomes, "releases", diff=module._diff)
 
 
-def release_of(entry: dict[str, Any]) -> Any:
-    """Make a release of a module's argument."""
+def bring(cache: Any, entry: dict[str, Any], survey: Path | None, *, check: bool) -> Any:
+    """Bring the packages of one release, as the module's argument names it."""
     from ansible_collections.rlinf.offline.plugins.module_utils._apt_cache import Release
 
-    sources = tuple(Source(item["url"], tuple(item["suites"]), tuple(item["components"]), item["keyring"]) for item in entry["sources"])
-    return Release(entry["name"], entry["architecture"], sources, tuple(entry["packages"]), tuple(Path(path) for path in entry["states"]))
+    sources = tuple(
+        Source(item["mirror"], tuple(item["suites"]), tuple(item["components"]), item["keyring"], item["url"] or "")
+        for item in entry["sources"]
+    )
+    states = [Path(path).read_text(encoding="utf-8") for path in entry["states"]]
+    states += surveyed_states(survey, entry["name"], entry["architecture"]) if survey else []
+    release = Release(entry["name"], entry["architecture"], sources, tuple(entry["packages"]), tuple(states))
+    return cache.bring(release, check=check)
 
 
 if __name__ == "__main__":

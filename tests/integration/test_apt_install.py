@@ -92,7 +92,8 @@ class Packages:
 
     def bring(self, *packages: str, debs: list[Path]) -> None:
         self.archive.publish("suite", debs)
-        source = {"url": f"{self.server.url}/debian", "suites": ["suite"], "components": ["main"], "keyring": str(self.key.keyring)}
+        source = {"mirror": "debian", "url": f"{self.server.url}/debian"}
+        source |= {"suites": ["suite"], "components": ["main"], "keyring": str(self.key.keyring)}
         release = {"name": self.release, "sources": [source], "packages": list(packages), "states": ["/var/lib/dpkg/status"]}
         self.run_module("rlinf_apt_cache", {"bundle_dir": str(self.bundle), "releases": [release]})
 

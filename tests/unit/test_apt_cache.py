@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.apt_archive import Archive, Key, build_deb
+from tests.support.authority import make_authority
+from tests.support.proxy import Proxy
 from tests.support.upstream import Upstream
 from tests.unit.conftest import ModuleFailed
 
@@ -38,6 +40,7 @@ class World:
 
     def arguments(self, url: str, *packages: str, **changes: object) -> dict[str, object]:
         source = {
+            "mirror": "ubuntu",
             "url": f"{url}/ubuntu",
             "suites": ["jammy", "jammy-updates"],
             "components": ["main", "universe"],
@@ -69,7 +72,7 @@ def test_quad(world: World, upstream: Upstream, run_module, tree_hash) -> None:
     arguments = world.arguments(upstream.url)
     would = run_module("rlinf_apt_cache", arguments, check=True, diff=True)
     assert would["changed"] and would["results"][0]["state"] == "missing"
-    assert not world.repository.exists()
+    assert not world.bundle.exists()
     done = run_module("rlinf_apt_cache", arguments, diff=True)
     assert done["changed"] and done["diff"] == would["diff"]
     assert sorted(path.name for path in world.repository.glob("*.deb")) == ["libegl1_1%3a1.4-1_all.deb", "libglvnd0_1.4-1_all.deb"]
@@ -90,19 +93,76 @@ def test_the_repository_says_what_the_signed_lists_said(world: World, upstream: 
     assert hashlib.sha256(packages.encode()).hexdigest() in (world.repository / "Release").read_text()
 
 
+def state(*there: str) -> str:
+    """Return the package state of a node that has these, as dpkg writes it."""
+    return "\n".join(
+        f"Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+        for name, version in (item.split() for item in there)
+    )
+
+
+STATES = [state("libc6 2.35", "libglvnd0 1.4-1"), state("libc6 2.35", "libglvnd0 1.4-1", "libegl1 1:1.4-1")]
+
+
 def test_what_real_nodes_have_is_not_brought(world: World, upstream: Upstream, run_module, tmp_path: Path) -> None:
     """With package states of nodes, the union of what they lack comes, and what all of them have does not."""
-    states = []
-    for number, there in enumerate((["libc6 2.35", "libglvnd0 1.4-1"], ["libc6 2.35", "libglvnd0 1.4-1", "libegl1 1:1.4-1"])):
-        state = tmp_path / f"status-{number}"
-        stanzas = [
-            f"Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: all\nMaintainer: x\nDescription: x\n"
-            for name, version in (item.split() for item in there)
-        ]
-        state.write_text("\n".join(stanzas))
-        states.append(str(state))
+    for number, text in enumerate(STATES):
+        (tmp_path / f"status-{number}").write_text(text)
+    states = [str(tmp_path / f"status-{number}") for number in range(len(STATES))]
     run_module("rlinf_apt_cache", world.arguments(upstream.url, states=states))
     assert [path.name for path in world.repository.glob("*.deb")] == ["libegl1_1%3a1.4-1_all.deb"]
+
+
+def test_a_survey_counts_for_the_releases_of_its_nodes(world: World, upstream: Upstream, run_module, tmp_path: Path) -> None:
+    digests = [hashlib.sha256(text.encode()).hexdigest() for text in STATES]
+    nodes = {f"gpu{digest[:2]}": {"release": "ubuntu-22.04", "architecture": "amd64", "packages": digest} for digest in digests}
+    nodes |= {
+        "other": {"release": "debian-12", "architecture": "amd64", "packages": "0" * 64},
+        "no dpkg": {"release": "rocky-9", "architecture": None, "packages": None},
+    }
+    survey = tmp_path / "survey.json"
+    survey.write_text(json.dumps({"format": 1, "nodes": nodes, "states": {**dict(zip(digests, STATES, strict=True)), "0" * 64: state()}}))
+    arguments = {**world.arguments(upstream.url), "survey": str(survey)}
+    run_module("rlinf_apt_cache", arguments)
+    assert [path.name for path in world.repository.glob("*.deb")] == ["libegl1_1%3a1.4-1_all.deb"]
+    survey.write_text("{}")
+    assert "is not what rlinf.offline.survey of this version writes" in expect(run_module, arguments)
+
+
+def test_another_mirror_has_the_same_files(world: World, upstream: Upstream, run_module, tmp_path: Path) -> None:
+    """Which mirror is asked decides nothing: what is there stays, and what is missing comes from the one that is named now."""
+    run_module("rlinf_apt_cache", world.arguments(upstream.url))
+    (world.repository / "libglvnd0_1.4-1_all.deb").unlink()
+    with Upstream(tmp_path / "served") as other:
+        upstream.forget()
+        assert run_module("rlinf_apt_cache", world.arguments(other.url))["results"][0]["reason"] == "1 missing files"
+        assert [request.path for request in other.requests()] == ["/ubuntu/pool/libglvnd0_1.4-1_all.deb"] and not upstream.requests()
+
+
+def test_a_mirror_that_nobody_named(world: World, upstream: Upstream, run_module) -> None:
+    arguments = world.arguments(upstream.url)
+    arguments["releases"][0]["sources"][0] |= {"mirror": "nobodys-archive", "url": None}  # type: ignore[index]
+    assert "rlinf_apt_mirrors: {nobodys-archive: URL}" in expect(run_module, arguments)
+
+
+def test_rewrites_and_logins_are_apts_too(world: World, upstream: Upstream, run_module) -> None:
+    """apt fetches the lists where everything else is fetched, and no credential comes out."""
+    upstream.require_login("/", "someone", "hidden-word")
+    reached = upstream.url.replace("://", "://someone:hidden-word@")
+    arguments = {**world.arguments("https://archive.invalid"), "url_rewrites": {"https://archive.invalid/": f"{reached}/"}}
+    said = json.dumps(run_module("rlinf_apt_cache", arguments, diff=True))
+    assert any(request.path == "/ubuntu/dists/jammy/InRelease" for request in upstream.requests())
+    held = b"".join(path.read_bytes() for path in world.bundle.rglob("*") if path.is_file())
+    assert "hidden-word" not in said and b"hidden-word" not in held and upstream.url.encode() not in held
+
+
+def test_proxy_and_authorities_are_apts_too(world: World, run_module, tmp_path: Path) -> None:
+    authority, certificate = make_authority(tmp_path / "authority")
+    with Upstream(tmp_path / "served", certificate=certificate) as upstream, Proxy("someone:hidden-word") as proxy:
+        arguments = world.arguments(upstream.url)
+        assert "certificate" in expect(run_module, arguments).lower()
+        run_module("rlinf_apt_cache", {**arguments, "proxy": proxy.url, "ca_bundle": str(authority)})
+        assert set(proxy.asked) == {upstream.url.rpartition("/")[2]} and len(proxy.asked) > 1
 
 
 def test_a_missing_file_comes_again_and_a_moved_version_only_when_asked(world: World, upstream: Upstream, run_module) -> None:
@@ -166,7 +226,8 @@ def test_a_missing_keyring(world: World, upstream: Upstream, run_module, tmp_pat
 def test_a_conflict(world: World, upstream: Upstream, run_module) -> None:
     broken = build_deb(world.folder, "broken", "1", {"Depends": "libc6 (>= 3)"})
     world.archive.publish("jammy-updates", [broken])
-    assert "the packages cannot be installed together" in expect(run_module, world.arguments(upstream.url, "broken"))
+    said = expect(run_module, world.arguments(upstream.url, "broken"))
+    assert "the packages cannot be installed together" in said and "broken : Depends: libc6 (>= 3)" in said
 
 
 def test_one_release_fails_the_other_comes(world: World, upstream: Upstream, run_module) -> None:
