@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A small installation whose every step can be taken again: a bastion, a node and a target that has one of each kind of thing.
+
+The target is installed, and then changed, so that every module is seen making something and replacing it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.demo.cycle import NODE, ROOT, Cycle
+from tests.faults.calls import Broken, Call, Outcome, adopt_orphans, record, run_call, wait_for_orphans
+from tests.faults.trees import Tree, differences, restore, save, tree
+
+TARGET = "tiny"
+PROMISED = ("bundle", NODE, "home")
+"""The directories that belong to what is promised: the bastion's, the node's, the user's."""
+# unshare(2)
+_NEW_NETWORK = 0x40000000
+
+
+def catalog(click: str) -> dict[str, Any]:
+    """Return what the inventory adds to the catalogue: a target with one of each, and with this version of click."""
+    return {
+        "targets": {
+            TARGET: {
+                "python": "{}.{}".format(*os.sys.version_info),  # type: ignore[attr-defined]
+                "cut_off": "2025-12-23T00:00:00Z",
+                "steps": [
+                    {"requirements": [f"click=={click}", "einops==0.8.1"]},
+                    {"package": "latex2sympy2", "dependencies": False},
+                    {"editable": "LIBERO", "dependencies": False},
+                    {"wheels": ["apex-cp311"], "dependencies": False},
+                ],
+                "assets": ["sapien-physx", "openpi-tokenizer"],
+                "exports": {"CLICK": click},
+                "files": {"{state}/tiny/settings.yaml": f"click: {click}\n"},
+                "links": {".sapien": "{assets}/.sapien"},
+                "imports": ["click", "einops"],
+            }
+        }
+    }
+
+
+@dataclass
+class Scene:
+    """The installation below *work*, and the calls that made it.
+
+    :param calls: those of the first installation, then those that change it, in order.
+    """
+
+    cycle: Cycle
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def work(self) -> Path:
+        return self.cycle.work
+
+    @property
+    def scratch(self) -> Path:
+        """A directory beside what is promised."""
+        return self.work / "scratch"
+
+    def places(self) -> Iterator[Path]:
+        for name in PROMISED:
+            place = self.work / name
+            place.mkdir(exist_ok=True)
+            yield place
+
+    def save(self, name: str) -> None:
+        """Keep everything that is promised, to be put back by :meth:`restore`."""
+        for place in self.places():
+            save(place, self.scratch / name / place.name)
+
+    def restore(self, name: str) -> None:
+        for place in self.places():
+            restore(self.scratch / name / place.name, place)
+
+    def tree(self) -> Tree:
+        return {f"{place.name}/{path}": entry for place in self.places() for path, entry in tree(place).items()}
+
+    def call(self, call: Call, **options: Any) -> Outcome:
+        """Make a call: the bastion's with network, the node's in a namespace that has none."""
+        given = options.pop("before", None)
+
+        def before() -> None:
+            if not call.online and ctypes.CDLL(None).unshare(_NEW_NETWORK):
+                raise OSError("a network namespace cannot be made")
+            if given:
+                given()
+
+        return run_call(call, self.scratch, self.cycle.environment(), before=before, **options)
+
+    def must(self, call: Call, **options: Any) -> Outcome:
+        """Make a call that has to succeed.
+
+        :raises Broken: it did not.
+        """
+        outcome = self.call(call, **options)
+        wait_for_orphans()
+        if outcome.status or outcome.failed:
+            raise Broken(f"{call.module} failed: {outcome.message or outcome.errors}")
+        return outcome
+
+    def expect(self, wanted: Tree, what: str) -> None:
+        """:raises Broken: the tree is another."""
+        said = differences(self.tree(), wanted)
+        if said:
+            raise Broken(f"{what}:\n" + "\n".join(said))
+
+    def imports(self) -> None:
+        """:raises Broken: there is an environment, and what a job imports from it is not there."""
+        python = self.work / NODE / "venvs" / TARGET / "bin" / "python"
+        if python.exists():
+            done = subprocess.run([python, "-c", "import click, einops, libero"], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Broken(f"the environment that jobs use does not import: {done.stderr.strip().splitlines()[-1]}")
+
+
+@contextmanager
+def scene(work: Path) -> Iterator[Scene]:
+    """Install and change the target by playbooks, note the calls, and begin from nothing again."""
+    adopt_orphans()
+    with Cycle(work, targets={NODE: [TARGET]}, push=False, compiler=False) as cycle:
+        nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
+        (cycle.home / "notes.txt").write_text("the user's\n", encoding="utf-8")
+        made = Scene(cycle)
+        made.scratch.mkdir()
+        made.save("nothing")
+        for name, click in (("first", "8.2.1"), ("second", "8.3.1")):
+            cycle.inventory = cycle.write_inventory(name, nodes, catalog(click))
+            made.calls += record(cycle, ("download", "-e", f"rlinf_update={TARGET}"), ("prepare",), ("install",), ("verify",))
+        made.calls += record(cycle, ("rollback",), ("restore",))
+        made.restore("nothing")
+        preload()
+        yield made
+
+
+def preload() -> None:
+    """Import what modules import, so that the children of this process need not."""
+    for path in sorted((ROOT / "plugins" / "module_utils").glob("_*.py")):
+        importlib.import_module(f"ansible_collections.rlinf.offline.plugins.module_utils.{path.stem}")

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What lies in a directory, to be compared and put back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+Tree = Mapping[str, str]
+
+# scratch space and logs, which no one relies on; what Python compiles
+_ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$")
+# written anew with every entry that is added, so that each state between is right, too
+_GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
+# says when it was made, and what the files' times are
+_MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
+_GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
+
+
+def save(place: Path, copy: Path) -> None:
+    """Make *copy* a copy of *place*, all attributes included."""
+    copy.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["rsync", "-aHX", "--delete", f"{place}/", f"{copy}/"], check=True)
+
+
+restore = save
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Return for every path below *root* its kind, mode and content; a repository of git by what it holds, not by how it is packed."""
+    found: dict[str, str] = {}
+    for folder, folders, names in os.walk(root):
+        relative = os.path.relpath(folder, root)
+        for name in [*names, *folders]:
+            path = Path(folder, name)
+            key = os.path.normpath(os.path.join(relative, name))
+            if _ASIDE.search(key):
+                continue
+            if (path.name == ".git" or path.name.endswith(".git")) and (path / "HEAD").is_file():
+                found[key] = _repository(path)
+            elif not _GIT.match(key):
+                found[key] = _entry(path, key)
+        folders[:] = [name for name in folders if not (name.endswith(".git") and Path(folder, name, "HEAD").is_file())]
+    return found
+
+
+def _entry(path: Path, key: str) -> str:
+    status = path.lstat()
+    kind = stat.filemode(status.st_mode)
+    if path.is_symlink():
+        return f"{kind} -> {os.readlink(path)}"
+    if _GROWING.search(key):
+        return f"{kind} {path.read_text(encoding='utf-8')}"
+    if _MANIFEST.search(key):
+        return f"{kind} {_timeless(path)}"
+    return f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else kind
+
+
+def _timeless(manifest: Path) -> str:
+    """Return a manifest without the times in it."""
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    files = {name: {key: value for key, value in entry.items() if key != "mtime_ns"} for name, entry in said["files"].items()}
+    return json.dumps({**said, "files": files, "created": None}, sort_keys=True)
+
+
+def _repository(path: Path) -> str:
+    """Return the refs of a repository that is whole, or what is wrong with it."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-c", "safe.directory=*", f"--git-dir={path}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    whole = git("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+    refs = git("for-each-ref", "--format=%(refname) %(objectname) %(symref)").stdout
+    head = (path / "HEAD").read_text(encoding="utf-8")
+    return f"git {'whole' if not whole.returncode else whole.stderr + whole.stdout}\n{head}{refs}"
+
+
+def differences(one: Tree, other: Tree, limit: int = 8) -> list[str]:
+    """Return the first paths at which two trees differ, and how."""
+    paths = sorted(path for path in {*one, *other} if one.get(path) != other.get(path))
+    said = [f"{path}: {one.get(path, 'not there')!r} != {other.get(path, 'not there')!r}" for path in paths[:limit]]
+    return [*said, *([f"and {len(paths) - limit} more"] if len(paths) > limit else [])]
+
+
+def wrong(now: Tree, before: Tree, after: Tree) -> list[str]:
+    """Return the files under a final name that hold neither what was there nor what shall be."""
+    return [
+        f"{path} is neither what it was nor what it becomes"
+        for path, entry in sorted(now.items())
+        if path in after and entry.startswith("-") and not _right(path, entry, before.get(path), after[path])
+    ]
+
+
+def _right(path: str, entry: str, before: str | None, after: str) -> bool:
+    if entry in (before, after):
+        return True
+    return bool(_GROWING.search(path)) and all(item in _items(after) + _items(before or "- {}") for item in _items(entry))
+
+
+def _items(entry: str) -> list[tuple[str, object]]:
+    """Return the entries of a record, as it is in a tree."""
+    return list(json.loads(entry.partition(" ")[2]).items())
