@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -184,8 +185,9 @@ def checkpoints(call: Call, work: Path, env: Mapping[str, str]) -> tuple[Outcome
     trace = work / "trace"
     trace.unlink(missing_ok=True)
     outcome = run_call(call, work, env, **{TRACE: str(trace)})
-    labels = [line.partition(" ")[2] for line in trace.read_text(encoding="utf-8").splitlines()] if trace.exists() else []
-    return outcome, labels
+    # a label may hold a program, with line ends
+    said = trace.read_text(encoding="utf-8") if trace.exists() else ""
+    return outcome, [label for number, label in re.findall(r"^(\d+) (.*)$", said, re.MULTILINE)]
 
 
 def kill_at(number: int) -> dict[str, str]:

@@ -120,7 +120,7 @@ class Scene:
         """:raises Broken: there is an environment, and what a job imports from it is not there."""
         python = self.work / NODE / "venvs" / TARGET / "bin" / "python"
         if python.exists():
-            done = subprocess.run([python, "-c", "import click, einops, libero"], capture_output=True, text=True, check=False)
+            done = subprocess.run([python, "-c", "import click, einops"], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Broken(f"the environment that jobs use does not import: {done.stderr.strip().splitlines()[-1]}")
 

@@ -20,6 +20,8 @@ _ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.
 _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 # says when it was made, and what the files' times are
 _MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
+# says which files it was made of, by their times
+_STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
 _GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
 
 
@@ -59,6 +61,8 @@ def _entry(path: Path, key: str) -> str:
         return f"{kind} {path.read_text(encoding='utf-8')}"
     if _MANIFEST.search(key):
         return f"{kind} {_timeless(path)}"
+    if _STAMP.search(key):
+        return f"{kind} {json.dumps({**json.loads(path.read_text(encoding='utf-8')), 'fingerprints': None}, sort_keys=True)}"
     return f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else kind
 
 
