@@ -15,7 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible.utils.vars import merge_hash
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _report, _wishes
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _wishes
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
@@ -67,7 +67,7 @@ def rlinf_mirrors(
     parsed = Catalog.parse(catalog)
     groups: dict[tuple[str | None, bool], list[Any]] = {}
     seen: set[str] = set()
-    parsed.select(update)
+    parsed.select(name for name in update if name not in parsed.releases)
     for target in sorted(parsed.select(targets), key=lambda item: item.name not in update):
         group = groups.setdefault((target.cut_off, target.name in update), [])
         group += [parsed.repositories[name] for name in dict.fromkeys(target.repositories) if name not in seen]
@@ -193,6 +193,31 @@ def _merged(catalog: Mapping[str, Any], own: Any) -> dict[str, Any]:
     return merged
 
 
+def rlinf_system_packages(catalog: Mapping[str, Any], targets: Sequence[str], packages: Any) -> dict[str, list[str]]:
+    """Return the system packages that a node with these targets shall have, by release; *packages* is what it shall have beside."""
+    parsed = Catalog.parse(catalog)
+    return _releases.packages_by_release(parsed, parsed.select(targets), _wishes.names(packages, "rlinf_system_packages"))
+
+
+def rlinf_system_files(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
+    """Return the configuration files of the system that targets need, path to text."""
+    return _releases.files_of(_select(catalog, targets))
+
+
+def rlinf_apt_releases(
+    hostvars: Mapping[str, Any], hosts: Sequence[str], settings: Mapping[str, Any], catalog: Mapping[str, Any], survey: str = ""
+) -> list[dict[str, Any]]:
+    """Return the releases that a bundle for *hosts* shall hold system packages for, as arguments of rlinf_apt_cache.
+
+    :param settings: as for rlinf_faults; its ``rlinf_releases`` counts, or without any the releases in the *survey*, a file.
+    """
+    wishes = list(_fleet(hostvars, hosts, settings, catalog).values())
+    for wish in wishes:
+        if isinstance(wish, OfflineError):
+            raise wish
+    return _releases.to_bring([wish for wish in wishes if isinstance(wish, _wishes.Wish)], settings, Path(survey) if survey else None)
+
+
 def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
     """Return what the user has to accept for these targets: variable to text."""
     return {variable: text for target in _select(catalog, targets) for variable, text in target.licences.items()}
@@ -245,6 +270,9 @@ class FilterModule:
             rlinf_local_prefix,
             rlinf_faults,
             rlinf_misfits,
+            rlinf_system_packages,
+            rlinf_system_files,
+            rlinf_apt_releases,
             rlinf_licences,
             rlinf_misfit_table,
             rlinf_programs,

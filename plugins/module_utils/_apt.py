@@ -37,6 +37,11 @@ def renamed(packages: Iterable[str], renames: Mapping[str, str]) -> list[str]:
     return sorted({called for name in packages if (called := renames.get(name, name))})
 
 
+def install_command(packages: Iterable[str]) -> str:
+    """Return how whoever has the network and root installs packages by hand."""
+    return f"apt-get install --no-install-recommends {' '.join(packages)}"
+
+
 def unmet(stdout: str) -> str:
     """Return which dependencies apt-get found unmet, or nothing; it lists them on its standard output."""
     return stdout.partition("The following packages have unmet dependencies:")[2].strip()

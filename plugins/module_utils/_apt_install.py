@@ -70,13 +70,21 @@ class Installer:
         check_names(self.packages)
         return tuple(sorted(set(self.packages) - installed()))
 
+    def absent(self) -> tuple[str, ...]:
+        """Return the configuration files that are not there."""
+        return tuple(path for path in self.files if not Path(path).exists())
+
+    def offered(self) -> frozenset[str]:
+        """Return the packages that the bundle was made with for this release; none where it has nothing for it."""
+        folder = self.bundle.apt(release_name(), dpkg_architecture())
+        return frozenset(read_json(folder / RECORD, AptError)["packages"]) if (folder / RECORD).is_file() else frozenset()
+
     def plan(self) -> Plan:
         """Return what is missing and what installing it would do; nothing is changed outside of *state*.
 
         :raises AptError: the bundle has nothing for this release, a file of it is missing, or apt would upgrade or remove something.
         """
-        missing = self.missing()
-        absent = tuple(path for path in self.files if not Path(path).exists())
+        missing, absent = self.missing(), self.absent()
         if not missing:
             return Plan(missing, {}, absent)
         folder, record = self._repository()
@@ -89,8 +97,8 @@ class Installer:
         sizes = {file["package"]: file["size"] for file in record["files"]}
         return Plan(missing, installs, absent, sum(sizes.get(name, 0) for name in installs))
 
-    def apply(self, plan: Plan) -> None:
-        """Do what :meth:`plan` has found."""
+    def apply(self, plan: Plan) -> tuple[str, ...]:
+        """Do what :meth:`plan` has found; return the configuration files that were put in place, a package not having brought them."""
         if plan.missing:
             folder, record = self._repository()
             self._verify(folder, record, plan.installs)
@@ -98,10 +106,12 @@ class Installer:
             left = self.missing()
             if left:
                 raise AptError(f"apt ended without an error, and {', '.join(left)} is not installed. Look at /var/log/apt/term.log.")
-        for path in plan.files:
+        absent = self.absent()
+        for path in absent:
             place = Path(path)
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, self.files[path].encode())
+        return absent
 
     def _repository(self) -> tuple[Path, dict[str, Any]]:
         name, architecture = release_name(), dpkg_architecture()
@@ -150,7 +160,8 @@ class Installer:
             parts += [f"remove {', '.join(removals)}"] if removals else []
             raise AptError(
                 f"Installing {', '.join(missing)} would {' and '.join(parts)}, which was not asked for. Nothing was changed. "
-                "Survey this node (rlinf.offline.survey) and run download, so that what fits it is bundled; or bring the node up to date first."
+                "Survey this node (rlinf.offline.survey) and run download, so that what fits it is bundled; or bring the node up to date first; "
+                "or leave its packages to yourself (rlinf_system_packages_state: checked)."
             )
         return installs
 
@@ -214,7 +225,8 @@ def installed() -> set[str]:
     """
     if not shutil.which("dpkg-query"):
         raise AptError(
-            "This node has no dpkg: system packages come for Debian and Ubuntu. Set rlinf_system_packages: [] and install them yourself."
+            "This node has no dpkg: system packages come for Debian and Ubuntu. "
+            "Set rlinf_system_packages_state: ignored and install what it needs yourself."
         )
     said = run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Provides}\\n"], what="asking dpkg what is installed").stdout
     names: set[str] = set()

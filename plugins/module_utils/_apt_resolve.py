@@ -139,7 +139,7 @@ class Root:
         if not shutil.which("apt-get"):
             raise AptError(
                 "System packages are resolved by apt, and this bastion has none. Run download on a Debian or Ubuntu machine or in such a container, "
-                "or set rlinf_system_packages: [] and install them on the nodes yourself."
+                "or set rlinf_releases: [] and install them on the nodes yourself."
             )
         for source in self.sources:
             if not Path(source.keyring).is_file():

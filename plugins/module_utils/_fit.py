@@ -16,6 +16,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, install_command
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
@@ -102,11 +103,20 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Repository:
+    """The system packages that the bundle has for one release: those asked for, and what every file of it unpacks to, in bytes."""
+
+    packages: frozenset[str] = frozenset()
+    installed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Offer:
     """What the bundle on the bastion holds for a node; *problems* say what it lacks, *digest* is None where there is no bundle.
 
     :param wheels: the file names of all wheels in it, among which another may fit.
     :param names: of the packages of all its locks for this commit of the project.
+    :param system: release and architecture (``debian-12/amd64``) -> system packages.
     """
 
     root: str
@@ -117,6 +127,7 @@ class Offer:
     problems: tuple[Misfit, ...] = ()
     wheels: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
+    system: Mapping[str, Repository] = field(default_factory=dict)
 
 
 def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
@@ -127,6 +138,7 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     try:
         manifest = read_manifest(bundle)
         locks = {target.name: _lock(bundle, manifest, target, catalog) for target in targets}
+        system = _repositories(bundle)
     except OfflineError as error:
         return Offer(str(root), problems=(Misfit("bundle", str(error), "Run rlinf.offline.download."),))
     problems = [
@@ -140,9 +152,18 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     size = sum(entry.get("size", 0) for entry in files.values())
     # other wheels of the catalogue fit as well as those in the bundle
     known = tuple(dict.fromkeys([*wheels, *(wheel.filename for wheel in catalog.wheels.values())]))
-    return Offer(
-        str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, _names(bundle, manifest, targets, catalog)
-    )
+    named = _names(bundle, manifest, targets, catalog)
+    return Offer(str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, named, system)
+
+
+def _repositories(bundle: Bundle) -> dict[str, Repository]:
+    """Return the system packages of a bundle, by release and architecture."""
+    found = {}
+    for path in bundle.root.glob(f"apt/*/*/{RECORD}"):
+        record = read_json(path, BundleError)
+        installed = {file["package"]: file["installed"] for file in record["files"]}
+        found[f"{record['release']}/{record['architecture']}"] = Repository(frozenset(record["packages"]), installed)
+    return found
 
 
 def _names(bundle: Bundle, manifest: Mapping[str, Any], targets: Sequence[Target], catalog: Catalog) -> frozenset[str]:
@@ -223,6 +244,7 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
     :param remote: whether the bundle has to be brought there over a connection.
     """
     skip = frozenset(map(canonicalize_name, wish.skip))
+    coming = _coming(node, bundle, wish)
     found = [
         *bundle.problems,
         *_bundle(node, bundle),
@@ -231,8 +253,9 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
         *_pythons(node, wish),
         *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, skip)),
         *_driver(node["gpus"], bundle.needs),
-        *_compilers(node, bundle.needs, skip),
-        *_tools(node["tools"], remote and bundle.digest not in (None, node["bundle"]["digest"])),
+        *_compilers(node, bundle.needs, skip, coming),
+        *_system_packages(node, bundle, wish),
+        *_tools(node["tools"], remote and bundle.digest not in (None, node["bundle"]["digest"]), coming),
         *_room(node, bundle, wish),
     ]
     return list(dict.fromkeys(found))
@@ -343,11 +366,58 @@ def _driver(gpus: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
         yield Misfit("GPU", first_line(gpus["problem"]), wanted, fatal=False)
 
 
-def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[str]) -> Iterator[Misfit]:
+def _coming(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Collection[str]:
+    """Return the system packages that prepare can bring to a node; a program that one is named for comes with it."""
+    system = node["system"]
+    if wish.system_state == "present" or (wish.system_state == "auto" and node["uid"] == 0):
+        repository = bundle.system.get(f"{system['release']}/{system['architecture']}", Repository())
+        return repository.installed.keys() if repository.packages.intersection(system["missing"] or ()) else ()
+    return ()
+
+
+def _system_packages(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[Misfit]:
+    """Name the system packages that a node lacks and does not get."""
+    system, what = node["system"], "system packages"
+    missing = system["missing"]
+    if wish.system_state == "ignored" or not (missing or missing is None):
+        return
+    fatal = wish.system_state != "auto"
+    by_hand = f"on the node, {install_command(missing or ())}"
+    if missing is None:
+        found = system["problem"] or f"{system['release']} has no dpkg"
+        yield Misfit(what, found, "Install what it needs yourself, and set rlinf_system_packages_state: ignored.", fatal)
+    elif wish.system_state == "checked":
+        yield Misfit(what, f"{', '.join(missing)} missing", f"Run {by_hand}.")
+    elif wish.system_state == "auto" and node["uid"]:
+        yield Misfit(
+            what,
+            f"{', '.join(missing)} missing, and only root can install them",
+            f"Set rlinf_system_packages_state: present, which uses sudo for that alone; or run {by_hand}.",
+            fatal=False,
+        )
+    elif bundle.digest is not None:
+        yield from _not_bundled(f"{system['release']}/{system['architecture']}", missing, bundle, fatal)
+
+
+def _not_bundled(place: str, missing: Collection[str], bundle: Offer, fatal: bool) -> Iterator[Misfit]:
+    """Name what the bundle lacks of the system packages that a node lacks."""
+    lacking = sorted(set(missing) - bundle.system.get(place, Repository()).packages)
+    if lacking and place not in bundle.system:
+        has = ", ".join(sorted(bundle.system)) or "none at all"
+        found = f"{', '.join(lacking)} missing; the bundle has packages for {has}"
+        yield Misfit(
+            f"packages of {place}", found, f"Name {place.partition('/')[0]} in rlinf_releases and run rlinf.offline.download.", fatal
+        )
+    elif lacking:
+        found = f"{', '.join(lacking)} missing, and the bundle was made without"
+        yield Misfit(f"packages of {place}", found, "Run rlinf.offline.download with the same rlinf_system_packages.", fatal)
+
+
+def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[str], coming: Collection[str] = ()) -> Iterator[Misfit]:
     """Name the programs that a node lacks for what is compiled there, unless it has compiled that before."""
     for need in needs:
         for name, programs in need.sources.items():
-            missing = [program for program in programs if not node["tools"].get(program)]
+            missing = [program for program in programs if not node["tools"].get(program) and program not in coming]
             if name in skip or not missing or need.digests[name] in node.get("built", ()):
                 continue
             yield Misfit(
@@ -357,9 +427,9 @@ def _compilers(node: Mapping[str, Any], needs: Iterable[Need], skip: Collection[
             )
 
 
-def _tools(tools: Mapping[str, Any], remote: bool) -> Iterator[Misfit]:
+def _tools(tools: Mapping[str, Any], remote: bool, coming: Collection[str]) -> Iterator[Misfit]:
     for name in ("git", *(["rsync"] if remote else [])):
-        if not tools.get(name):
+        if not tools.get(name) and name not in coming:
             yield Misfit(name, "not there", f"Install {name} on the node.")
 
 
@@ -387,6 +457,11 @@ def _loads(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[_Load
     if wish.environment and node["paths"]["environment"]["device"] != node["paths"]["prefix"]["device"]:
         # uv cannot link from its cache to another file system: it copies
         yield _Load("environment", "environment", packages.bytes, packages.files)
+    coming = _coming(node, bundle, wish)
+    if coming:
+        installed = bundle.system[f"{node['system']['release']}/{node['system']['architecture']}"].installed
+        # what of it the node has already is not known
+        yield _Load("system", "system packages", sum(installed.values()))
     needs = [need for need in needs if need.target not in there]
     yield _Load("prefix", "working copies", CHECKED_OUT * sum(_union(need.worktrees for need in needs).values()))
     yield _Load("assets", "assets", sum(_union(need.assets for need in needs).values()))
@@ -403,7 +478,9 @@ def _room(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[Misfit
         place = node["paths"][load.path]
         if load.path != "prefix" and not load.bytes:
             continue
-        yield from _writable(load.path, place)
+        if load.path != "system":
+            # root writes there, whoever this is
+            yield from _writable(load.path, place)
         if not place.get("problem"):
             volumes.setdefault(place["device"], []).append(load)
     if any(target.links for target in wish.targets):

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils import _apt_install, _bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, STAMP
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
@@ -56,6 +56,7 @@ _ABOUT_PYTHON = (
 )
 # what a bundle and a path are described by, so that one that could not be looked at has the same keys
 _BUNDLE = ("present", "sealed", "digest", "serial", "verified", "bytes", "files", "problem")
+_SYSTEM = ("release", "architecture", "missing", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
 _SHA256 = re.compile(rf'sha256 = "([0-9a-f]{{{SHORT}}})')
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
@@ -70,6 +71,7 @@ def gather(
     assets_dir: str | None = None,
     environment: str | None = None,
     programs: Sequence[str] = (),
+    packages: Mapping[str, Sequence[str]] | None = None,
     patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Return everything that is known of this node.
@@ -79,6 +81,7 @@ def gather(
     :param pythons: versions of Python to look for, ``3.11`` or ``3.11.14``, and paths of interpreters to ask.
     :param environment: an environment that exists already and is installed into.
     :param programs: names of programs to look for, beside :data:`TOOLS`.
+    :param packages: the system packages that shall be there, by release; under an empty name those of any other.
     :param patience: seconds for each thing that could hang.
     """
     home = home_directory()
@@ -89,6 +92,7 @@ def gather(
         "bundle": bundle.root,
         "assets": absolute(assets_dir, home) if assets_dir else node.assets,
         "home": home,
+        "system": Path("/usr"),
     }
     existing = absolute(environment, home) if environment else None
     if existing:
@@ -97,6 +101,7 @@ def gather(
     questions: dict[str, Callable[[], Any]] = {
         "bundle": lambda: bundle_state(bundle, node),
         "gpus": lambda: gpus(patience),
+        "system": lambda: system(packages or {}),
         "pythons": lambda: find_pythons(pythons, home, patience),
         "tools": lambda: tools(programs, patience),
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
@@ -119,6 +124,7 @@ def gather(
         "glibc": glibc_version(),
         "distribution": distribution(),
         "container": container(),
+        "system": {**dict.fromkeys(_SYSTEM), **answers["system"]},
         "bundle": {**dict.fromkeys(_BUNDLE), **answers["bundle"]},
         **{name: answers[name] for name in ("gpus", "pythons", "tools")},
         "paths": {name: {**dict.fromkeys(_PATH), "path": str(places[name]), **answers[f"path {name}"]} for name in places},
@@ -288,6 +294,19 @@ def distribution() -> dict[str, str | None]:
     except OSError:
         found = {}
     return {"id": found.get("ID"), "version": found.get("VERSION_ID"), "name": found.get("PRETTY_NAME")}
+
+
+def system(packages: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return release and architecture as a bundle names them, and which of the packages for this release are not installed.
+
+    Without dpkg there is no architecture and nothing is missing that could be named.
+    """
+    release = _apt_install.release_name()
+    if not shutil.which("dpkg-query", path=_search()):
+        return {"release": release}
+    wanted = packages.get(release, packages.get("", ()))
+    missing = sorted(set(wanted) - _apt_install.installed())
+    return {"release": release, "architecture": _apt_install.dpkg_architecture(), "missing": missing}
 
 
 def container() -> str | None:

@@ -13,9 +13,12 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 
+SYSTEM_STATES = ("auto", "present", "checked", "ignored")
+"""What ``rlinf_system_packages_state`` may be."""
 SHOWN = 3
 """How many hosts of a fleet a message names."""
 _VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2})?\Z")
@@ -28,6 +31,8 @@ class Wish:
     :param python: ``rlinf_python``, see :func:`python_for`.
     :param skip: packages that it does without.
     :param environment: the one that exists already and is installed into; empty means one of our own.
+    :param system_packages: what it shall have of its distribution, beside what its targets name.
+    :param system_state: ``rlinf_system_packages_state``.
     """
 
     catalog: Catalog
@@ -35,6 +40,8 @@ class Wish:
     python: str | Mapping[str, str] = ""
     skip: tuple[str, ...] = ()
     environment: str = ""
+    system_packages: tuple[str, ...] = ()
+    system_state: str = "auto"
 
     def interpreter(self, target: Target) -> str:
         """Return the interpreter of a target, a version or an absolute path."""
@@ -48,7 +55,11 @@ def read(values: Mapping[str, Any], catalog: Catalog) -> Wish:
     :raises CatalogError: one of them names what is not there, or is of a kind that cannot be meant; it is named.
     """
     targets = _naming("rlinf_targets", catalog.select, target_names(values["rlinf_targets"], values["rlinf_enable_behavior"]))
-    _naming("rlinf_update", catalog.select, names(values["rlinf_update"], "rlinf_update"))
+    update = names(values["rlinf_update"], "rlinf_update")
+    _naming("rlinf_update", catalog.select, [name for name in update if name not in catalog.releases])
+    check_releases(catalog, names(values["rlinf_releases"], "rlinf_releases"))
+    system_packages = names(values["rlinf_system_packages"], "rlinf_system_packages")
+    check_names(system_packages)
     catalog.closure((), names(values["rlinf_leave_out"], "rlinf_leave_out"))
     for name in names(values["rlinf_mirror_repositories"], "rlinf_mirror_repositories"):
         check_repository(catalog, name)
@@ -60,8 +71,20 @@ def read(values: Mapping[str, Any], catalog: Catalog) -> Wish:
     else:
         _check_python(values["rlinf_python"], targets, catalog)
     return Wish(
-        catalog, tuple(targets), values["rlinf_python"], tuple(names(values["rlinf_skip_packages"], "rlinf_skip_packages")), environment
+        catalog,
+        tuple(targets),
+        values["rlinf_python"],
+        tuple(names(values["rlinf_skip_packages"], "rlinf_skip_packages")),
+        environment,
+        tuple(system_packages),
+        _choice("rlinf_system_packages_state", values["rlinf_system_packages_state"], SYSTEM_STATES),
     )
+
+
+def _choice(variable: str, value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise CatalogError(f"{variable}: {value!r} is none of {', '.join(known)}.")
+    return str(value)
 
 
 def _naming(variable: str, function: Callable[[Iterable[str]], list[Target]], given: Sequence[str]) -> list[Target]:
@@ -95,6 +118,16 @@ def check_repository(catalog: Catalog, name: str) -> None:
         raise CatalogError(
             f"rlinf_mirror_repositories: there is no repository {name!r} in the catalogue. Add it to rlinf_catalog, or correct the name."
         )
+
+
+def check_releases(catalog: Catalog, releases: Iterable[str]) -> None:
+    """:raises CatalogError: the catalogue does not know one of these releases of distributions."""
+    for name in releases:
+        if name not in catalog.releases:
+            raise CatalogError(
+                f"rlinf_releases: there is no release {name!r} in the catalogue; it knows {', '.join(sorted(catalog.releases)) or 'none'}. "
+                "Correct the name, or add where its packages are to rlinf_catalog (releases)."
+            )
 
 
 # -- interpreters --------------------------------------------------------------------------------------------------------------

@@ -32,9 +32,10 @@ options:
   state:
     description:
       - V(present) installs what is missing, which needs root.
+      - V(auto) installs as V(present) does what the bundle has for this node, if this is root. What is missing otherwise is named in a warning.
       - V(checked) changes nothing, and is an error that names what is missing.
     type: str
-    choices: [present, checked]
+    choices: [auto, present, checked]
     default: present
   files:
     description: Small configuration files, path to text, that are put in place where nothing is there.
@@ -64,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 missing:
-  description: The packages asked for that were not there.
+  description: The packages asked for that were not there and were, or would be, installed.
   type: list
   elements: str
   returned: success
@@ -88,12 +89,15 @@ after_push:
 """
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import Installer
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, install_command
+from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import Installer, Plan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
@@ -102,7 +106,7 @@ ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "prefix": {"type": "path", "required": True},
     "packages": {"type": "list", "elements": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "checked"], "default": "present"},
+    "state": {"type": "str", "choices": ["auto", "present", "checked"], "default": "present"},
     "files": {"type": "dict", "default": {}},
     "timeout": {"type": "int", "default": 120},
 }
@@ -116,38 +120,77 @@ def main() -> None:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Install what is missing, or say what that is."""
     params = module.params
+    check_names(params["packages"])
     node = Node(Path(params["prefix"]).absolute())
     bundle = Bundle(Path(params["bundle_dir"]).absolute())
     installer = Installer(bundle, tuple(params["packages"]), node.state / "apt", params["files"], params["timeout"])
+    if params["state"] == "auto":
+        installer, warnings = within_reach(installer)
+        return {**work_on(module, installer), "warnings": warnings}
     if params["state"] == "checked":
-        missing = installer.missing()
-        if missing:
+        missing, absent = installer.missing(), installer.absent()
+        if missing or absent:
             raise AptError(
-                f"System packages are missing: {', '.join(missing)}. Install them, or let rlinf.offline.prepare do it as root.",
+                f"System packages are missing: {told(missing, absent)}. Install them, or let rlinf.offline.prepare do it as root.",
                 missing=missing,
             )
-        return {"changed": False, "missing": [], "installs": {}, "files": [], "bytes": 0}
-    if module.check_mode and not bundle.root.is_dir():
-        missing = installer.missing()
-        return {"changed": bool(missing), "missing": missing, "installs": {}, "files": [], "bytes": 0, "after_push": True}
-    plan = installer.plan()
+        return said(Plan((), {}, ()))
+    return work_on(module, installer)
+
+
+def within_reach(installer: Installer) -> tuple[Installer, list[str]]:
+    """Return the installer of what this user can install out of this bundle, and a warning that names the rest."""
+    try:
+        missing, absent = installer.missing(), installer.absent()
+    except AptError as error:
+        return replace(installer, packages=(), files={}), [str(error)]
+    if os.geteuid():
+        left, why = missing, "only root can install them (rlinf_system_packages_state: present uses sudo for that)"
+        installer = replace(installer, packages=(), files={})
+    else:
+        offered = installer.offered() if installer.bundle.root.is_dir() else frozenset(missing)
+        left, why = tuple(name for name in missing if name not in offered), "the bundle was made without them for this release"
+        installer = replace(installer, packages=tuple(name for name in missing if name in offered))
+        absent = ()
+    if not left and not absent:
+        return installer, []
+    remedy = f" They come with: {install_command(left)}" if left else ""
+    return installer, [f"System packages are missing: {told(left, absent)}; {why}.{remedy}"]
+
+
+def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
+    """Install what is missing, which must be possible."""
+    if module.check_mode and not installer.bundle.root.is_dir():
+        missing = installer.missing() if installer.packages else ()
+        return {**said(Plan(missing, {}, installer.absent())), "after_push": True}
+    plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
+    files: Sequence[str] = plan.files
     if plan.changed and not module.check_mode:
         if os.geteuid():
             raise AptError(
-                f"Installing {', '.join(plan.missing or plan.files)} needs root. Give become for the role prepare, or set rlinf_system_packages_state: checked."
+                f"Installing {told(plan.missing, plan.files)} needs root. Give become, or set rlinf_system_packages_state: checked."
             )
-        installer.apply(plan)
-    answer: dict[str, Any] = {
+        files = installer.apply(plan)
+    answer = said(replace(plan, files=tuple(files)))
+    if module._diff:
+        after = [f"{name} {version}\n" for name, version in sorted(plan.installs.items())] + [f"{path}\n" for path in plan.files]
+        answer["diff"] = {"before_header": "system packages", "after_header": "system packages", "before": "", "after": "".join(after)}
+    return answer
+
+
+def told(missing: Sequence[str], absent: Sequence[str]) -> str:
+    return ", ".join([*missing, *absent])
+
+
+def said(plan: Plan) -> dict[str, Any]:
+    """Return what a plan is as the module's result."""
+    return {
         "changed": plan.changed,
         "missing": list(plan.missing),
         "installs": dict(plan.installs),
         "files": list(plan.files),
         "bytes": plan.bytes,
     }
-    if module._diff:
-        after = [f"{name} {version}\n" for name, version in sorted(plan.installs.items())] + [f"{path}\n" for path in plan.files]
-        answer["diff"] = {"before_header": "system packages", "after_header": "system packages", "before": "", "after": "".join(after)}
-    return answer
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: The system packages that shall be there, a list for each release such as V(debian-12). Under an empty name are those of any other.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -114,6 +118,11 @@ node:
     distribution:
       description: Its C(id), C(version) and C(name).
       type: dict
+    system:
+      description:
+        - C(release) such as V(debian-12), and C(architecture) in Debian's words, none where there is no dpkg.
+        - C(missing) names the packages asked for that are not installed. Or a C(problem).
+      type: dict
     container:
       description: What kind of container this is in, such as V(docker), as far as that can be told cheaply.
       type: str
@@ -136,7 +145,8 @@ node:
       type: dict
     paths:
       description:
-        - For C(prefix), C(bundle), C(assets), C(home) and C(environment) the free bytes and inodes, device, mount, type and whether it is writable.
+        - For C(prefix), C(bundle), C(assets), C(home), C(system) (C(/usr)) and C(environment) the free bytes and inodes, device, mount, type
+          and whether it is writable.
         - Of a path that is not there yet, the nearest directory that is counts.
       type: dict
 """
@@ -155,6 +165,7 @@ ARGUMENTS: dict[str, Any] = {
     "environment": {"type": "str"},
     "pythons": {"type": "list", "elements": "str", "default": []},
     "programs": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "dict", "default": {}},
 }
 
 

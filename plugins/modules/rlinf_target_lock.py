@@ -167,7 +167,9 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Lock every target; fail at the end if one could not be."""
-    catalog, update = Catalog.parse(module.params["catalog"]), module.params["update"]
+    catalog = Catalog.parse(module.params["catalog"])
+    # it may name releases of distributions, too, which are no business of this module
+    update = [name for name in module.params["update"] if name not in catalog.releases]
     selected = catalog.select(module.params["targets"])
     catalog.select(update)
     with opened(module) as bundle:

@@ -48,6 +48,8 @@ NEED = Need(
 OFFER = Offer("/bastion", "d1", bytes=5 * 10**9, files=300, needs=(NEED,), names=NEED.names)
 PLACE = {"path": "/opt", "mount": "/", "device": "8:1", "free_bytes": 10**12, "free_inodes": 10**8, "writable": True, "problem": None}
 NODE: dict[str, Any] = {
+    "uid": 0,
+    "system": {"release": "debian-12", "architecture": "amd64", "missing": [], "problem": None},
     "architecture": "x86_64",
     "glibc": "2.36",
     "pythons": [{"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "problem": None}],
@@ -58,7 +60,7 @@ NODE: dict[str, Any] = {
     "built": [],
     "bundle_dir": "/opt/bundle",
     "bundle": {"present": False, "sealed": False, "digest": None, "bytes": 0, "files": 0},
-    "paths": dict.fromkeys(("prefix", "bundle", "assets", "home", "environment"), PLACE),
+    "paths": dict.fromkeys(("prefix", "bundle", "assets", "home", "system", "environment"), PLACE),
 }
 
 
