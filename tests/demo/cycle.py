@@ -124,6 +124,8 @@ class Cycle:
         common["rlinf_catalog"] = merge_hash(common["rlinf_catalog"], catalog or {})
         # a node's Python has none of the libraries that the bastion's has
         local = {"ansible_connection": "local", "ansible_python_interpreter": base_python()}
+        # nothing outside of *work* is touched
+        local["rlinf_system_packages_state"] = "ignored"
         hosts = {node: {**local, **variables} for node, variables in nodes.items()}
         children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": hosts}}
         inventory = self.work / f"{name}.yml"
