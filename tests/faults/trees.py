@@ -20,8 +20,9 @@ _ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.
 _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 # says when it was made, and what the files' times are
 _MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
-# says which files it was made of, by their times
+# says when it was made, and of which files, by their times; an environment without one is under construction
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
+_BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/")
 _GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
 
 
@@ -62,7 +63,9 @@ def _entry(path: Path, key: str) -> str:
     if _MANIFEST.search(key):
         return f"{kind} {_timeless(path)}"
     if _STAMP.search(key):
-        return f"{kind} {json.dumps({**json.loads(path.read_text(encoding='utf-8')), 'fingerprints': None}, sort_keys=True)}"
+        return (
+            f"{kind} {json.dumps({**json.loads(path.read_text(encoding='utf-8')), 'fingerprints': None, 'created': None}, sort_keys=True)}"
+        )
     return f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else kind
 
 
@@ -98,8 +101,14 @@ def wrong(now: Tree, before: Tree, after: Tree) -> list[str]:
     return [
         f"{path} is neither what it was nor what it becomes"
         for path, entry in sorted(now.items())
-        if path in after and entry.startswith("-") and not _right(path, entry, before.get(path), after[path])
+        if path in after and entry.startswith("-") and _used(path, now) and not _right(path, entry, before.get(path), after[path])
     ]
+
+
+def _used(path: str, now: Tree) -> bool:
+    """Whether a path is not of an environment under construction, which nobody uses."""
+    found = _BUILT.match(path)
+    return not found or f"{found['environment']}/rlinf.json" in now
 
 
 def _right(path: str, entry: str, before: str | None, after: str) -> bool:
