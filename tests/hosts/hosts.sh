@@ -4,6 +4,7 @@
 #   hosts.sh up COUNT STATE       start node1 .. nodeCOUNT and wait until their sshd answers
 #   hosts.sh list STATE           one line for each: name, address, port
 #   hosts.sh ssh STATE NAME ...   run a command on one of them
+#   hosts.sh reboot STATE NAME    end one as a power cut does, and start it again with what was on its DISK
 #   hosts.sh down STATE           end them and forget what they wrote
 #
 # A host is a set of namespaces (network, mount, pid, uts, ipc) around an sshd that is its pid 1. Its root is an overlay: what it
@@ -26,6 +27,7 @@ main() {
     up:3) up "$2" "$(install -d -m 700 "$3" && realpath "$3")" ;;
     list:2) list "$2" ;;
     ssh:*) [ $# -ge 3 ] || usage; exec ssh -F "$2/ssh_config" "${@:3}" ;;
+    reboot:3) reboot "$2" "$3" ;;
     down:2) [ ! -d "$2" ] || down "$(realpath "$2")" ;;
     host:3) host "$2" "$3" ;;
     *) usage ;;
@@ -86,10 +88,27 @@ Host $name
   IdentitiesOnly yes
   UserKnownHostsFile $state/known_hosts
 EOF
-  # its own session: a signal to whoever calls this does not reach it
+  boot "$state" "$number" "$space"
+}
+
+boot() { # in a session of its own: a signal to whoever calls this does not reach it
+  local state=$1 number=$2 space=$3 name=node$2
   setsid ip netns exec "$space" unshare --mount --pid --uts --ipc --fork --kill-child=SIGKILL \
     bash "$(realpath "$0")" host "$state" "$number" </dev/null >"$state/$name.log" 2>&1 &
   echo $! >"$state/$name.pid"
+}
+
+reboot() {
+  local state name=$2 pid
+  state=$(realpath "$1")
+  # shellcheck source=/dev/null
+  . "$state/net"
+  [ -n "$disk" ] || { echo "Without DISK nothing of $name would be left: DISK=8G $0 up ..." >&2; return 1; }
+  pid=$(cat "$state/$name.pid")
+  if grep -qz -- "$state" "/proc/$pid/cmdline" 2>/dev/null; then kill -KILL "$pid"; fi
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+  boot "$state" "${name#node}" "$bridge-$name"
+  wait_for "$state" "${name#node}"
 }
 
 wait_for() {
@@ -111,13 +130,12 @@ host() { # pid 1 of a host, in its own namespaces
   mount --make-rprivate /
   hostname "$name"
   if [ -n "$disk" ]; then
-    truncate -s "$disk" "$scratch.img"
-    mkfs.ext4 -q -F "$scratch.img"
+    [ -e "$scratch.img" ] || { truncate -s "$disk" "$scratch.img" && mkfs.ext4 -q -F "$scratch.img"; }
     mount -o loop,discard "$scratch.img" "$scratch"
   else
     mount -t tmpfs -o mode=755,size=8g "$name" "$scratch"
   fi
-  mkdir "$scratch/upper" "$scratch/work" "$root"
+  mkdir -p "$scratch/upper" "$scratch/work" "$root"
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
   while IFS= read -r -d : path; do
     [ -z "$path" ] || [ ! -d "$root$path" ] || mount -t tmpfs -o "mode=$(stat -c %a "$root$path")" hidden "$root$path"

@@ -40,6 +40,7 @@ import ssl
 import subprocess
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ from urllib.parse import quote, unquote, urlsplit
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 BATCH = "/info/lfs/objects/batch"
 SIMPLE_HTML = "text/html; charset=utf-8"
+_CHUNK = 65536
 _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*?)(-.+\.whl|\.tar\.gz)\Z")
 
 
@@ -63,7 +65,7 @@ class Fault:
     *headers*: set over those of the answer; None takes one away. *length*: the Content-Length it claims.
     *cut*: the connection ends after so many bytes of content; with a :class:`random.Random` after a random number of them, all included.
     *stall*: after so many bytes of content nothing more comes and the connection stays open; *stall_before_headers*: at once.
-    *before*: called before the answer is made, for example to change the file.
+    *before*: called before the answer is made, for example to change the file. *pace*: seconds between each 64 KiB of content.
     """
 
     status: int | None = None
@@ -74,6 +76,7 @@ class Fault:
     stall: int | None = None
     stall_before_headers: bool = False
     before: Callable[[], object] | None = None
+    pace: float = 0
 
 
 @dataclass(frozen=True)
@@ -355,7 +358,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stall is not None:
             self.wfile.write(answer.body[: fault.stall])
             return self._hold()
-        self.wfile.write(answer.body if cut is None else answer.body[:cut])
+        content = answer.body if cut is None else answer.body[:cut]
+        for start in range(0, len(content), _CHUNK) if fault.pace else ():
+            self.wfile.write(content[start : start + _CHUNK])
+            time.sleep(fault.pace)
+        if not fault.pace:
+            self.wfile.write(content)
         if (cut is not None and cut < len(answer.body)) or length != len(answer.body):
             self._hang_up()
         return None
