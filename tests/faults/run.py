@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Do to real runs whatever may happen to them, and say what became of each promise.
+
+    python -m tests.faults.run [CLASS ...] [--sample N] [--jobs N] [--work DIR] [--record PAGE]
+
+Needs root: file systems, namespaces and hosts are made. Nothing leaves this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from tests.faults.disks import disks
+from tests.faults.kills import kills
+from tests.faults.scene import Scene, scene
+from tests.faults.tally import Tally, table
+from tests.faults.worlds import in_parallel
+from tests.real.page import write_section
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+
+Share = tuple[int, int]
+# what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
+CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
+    "kill": kills,
+    "disk": lambda made, sample, share: disks(made, sample or 8, share),
+}
+
+
+def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list[Tally]:
+    """Take the trials of some classes and return what became of them."""
+    tallies: list[Tally] = []
+    with scene(work) as made:
+        for name in names:
+            start = time.monotonic()
+            # as each begins from nothing
+            made.restore("nothing")
+            found = in_parallel(made, jobs, lambda share, one=CLASSES[name]: one(made, sample, share))  # type: ignore[misc]
+            shutil.rmtree(work / "process0", ignore_errors=True)
+            for number in range(jobs):
+                shutil.rmtree(work / f"process{number}", ignore_errors=True)
+            for tally in found:
+                print(f"{tally.name}: {tally.trials} trials, {len(tally.lost)} lost", flush=True)
+                for lost in tally.lost:
+                    print(f"  {lost}", flush=True)
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+            tallies += found
+    return tallies
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("classes", nargs="*", metavar="CLASS", help=f"which of {', '.join(CLASSES)}; all if none is named")
+    parser.add_argument("--sample", type=int, help="how many trials of each kind, by a fixed seed, instead of all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes share the trials")
+    parser.add_argument("--work", type=Path, help="where everything is made; by default a temporary directory")
+    parser.add_argument("--record", type=Path, help="the page that gets the table; docs/reliability.md when all classes run in full")
+    options = parser.parse_args()
+    unknown = sorted(set(options.classes) - set(CLASSES))
+    if unknown:
+        parser.error(f"no such class: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
+    if os.geteuid():
+        parser.error("file systems and hosts are made for it, which needs root")
+    work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-faults-"))
+    start = time.monotonic()
+    tallies = run(options.classes or CLASSES, work, options.sample, options.jobs)
+    rows = table(tallies)
+    print("\n".join(rows))
+    whole = not options.classes and not options.sample
+    page = options.record or (PAGE if whole else None)
+    if page:
+        minutes = (time.monotonic() - start) / 60
+        said = f"{datetime.date.today():%Y-%m-%d}, {options.jobs} cores, {minutes:.0f} minutes; each row is made again by its command."
+        write_section("Trials", "\n".join(["## Trials", "", said, "", *rows]), page)
+    if not options.work:
+        shutil.rmtree(work)
+    return 1 if any(tally.lost for tally in tallies) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
