@@ -209,7 +209,8 @@ def rlinf_apt_releases(
 ) -> list[dict[str, Any]]:
     """Return the releases that a bundle for *hosts* shall hold system packages for, as arguments of rlinf_apt_cache.
 
-    :param settings: as for rlinf_faults; its ``rlinf_releases`` counts, or without any the releases in the *survey*, a file.
+    :param settings: as for rlinf_faults.
+    :param survey: a file; its releases count where no host names any.
     """
     wishes = list(_fleet(hostvars, hosts, settings, catalog).values())
     for wish in wishes:

@@ -13,7 +13,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._apt import renamed,
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Release, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
-from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish, check_releases, names
+from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish
 
 # machine, as a platform names it -> architecture, as Debian does
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -38,27 +38,22 @@ def files_of(targets: Iterable[Target]) -> dict[str, str]:
 def to_bring(wishes: Sequence[Wish], settings: Mapping[str, Any], survey: Path | None) -> list[dict[str, Any]]:
     """Return the releases that a bundle shall hold packages for, as ``rlinf_apt_cache`` takes them.
 
-    :param wishes: of all nodes; those that are to be left alone count as little as none.
-    :param settings: ``rlinf_releases``, ``rlinf_apt_mirrors`` and ``rlinf_platform``.
-    :param survey: the file of playbook survey, if there is one: its releases count where none is named.
-    :raises OfflineError: a release is not in the catalogue, or a mirror is none.
+    :param wishes: of all nodes; one whose packages are nobody's business adds none.
+    :param settings: ``rlinf_apt_mirrors`` and ``rlinf_platform``.
+    :param survey: the file of playbook survey, if there is one: its releases count where no node's ``rlinf_releases`` names any.
+    :raises OfflineError: a mirror or the survey is none, or the platform has no packages.
     """
-    architecture = _architecture(settings["rlinf_platform"])
-    mirrors = _mirrors(settings["rlinf_apt_mirrors"])
-    asked = names(settings["rlinf_releases"], "rlinf_releases")
-    if not asked and survey and survey.is_file():
-        known = {name for wish in wishes for name in wish.catalog.releases}
-        asked = [name for name in surveyed_releases(survey, architecture) if name in known]
-    served = [wish for wish in wishes if wish.system_state != "ignored"]
+    asked = list(dict.fromkeys(name for wish in wishes for name in wish.releases))
+    if not asked and not (survey and survey.is_file()):
+        return []
+    architecture, mirrors = _architecture(settings["rlinf_platform"]), _mirrors(settings["rlinf_apt_mirrors"])
     releases = []
-    for name in asked:
-        for wish in wishes[:1]:
-            check_releases(wish.catalog, [name])
-        found = [(wish, wish.catalog.releases[name]) for wish in served if name in wish.catalog.releases]
-        if not found:
-            continue
+    for name in asked or surveyed_releases(survey, architecture):  # type: ignore[arg-type]
+        found = [(wish, wish.catalog.releases[name]) for wish in wishes if name in wish.catalog.releases and wish.system_state != "ignored"]
         wanted = {called for wish, release in found for called in renamed(packages_of(wish.targets, wish.system_packages), release.renames)}
-        releases.append({"name": name, "architecture": architecture, "sources": _sources(found[0][1], mirrors), "packages": sorted(wanted)})
+        if wanted:
+            sources = _sources(found[0][1], mirrors)
+            releases.append({"name": name, "architecture": architecture, "sources": sources, "packages": sorted(wanted)})
     return releases
 
 

@@ -31,6 +31,7 @@ class Wish:
     :param python: ``rlinf_python``, see :func:`python_for`.
     :param skip: packages that it does without.
     :param environment: the one that exists already and is installed into; empty means one of our own.
+    :param releases: of distributions, that the bundle shall hold system packages for.
     :param system_packages: what it shall have of its distribution, beside what its targets name.
     :param system_state: ``rlinf_system_packages_state``.
     """
@@ -40,6 +41,7 @@ class Wish:
     python: str | Mapping[str, str] = ""
     skip: tuple[str, ...] = ()
     environment: str = ""
+    releases: tuple[str, ...] = ()
     system_packages: tuple[str, ...] = ()
     system_state: str = "auto"
 
@@ -57,7 +59,8 @@ def read(values: Mapping[str, Any], catalog: Catalog) -> Wish:
     targets = _naming("rlinf_targets", catalog.select, target_names(values["rlinf_targets"], values["rlinf_enable_behavior"]))
     update = names(values["rlinf_update"], "rlinf_update")
     _naming("rlinf_update", catalog.select, [name for name in update if name not in catalog.releases])
-    check_releases(catalog, names(values["rlinf_releases"], "rlinf_releases"))
+    releases = names(values["rlinf_releases"], "rlinf_releases")
+    _check_releases(catalog, releases)
     system_packages = names(values["rlinf_system_packages"], "rlinf_system_packages")
     check_names(system_packages)
     catalog.closure((), names(values["rlinf_leave_out"], "rlinf_leave_out"))
@@ -76,6 +79,7 @@ def read(values: Mapping[str, Any], catalog: Catalog) -> Wish:
         values["rlinf_python"],
         tuple(names(values["rlinf_skip_packages"], "rlinf_skip_packages")),
         environment,
+        tuple(releases),
         tuple(system_packages),
         _choice("rlinf_system_packages_state", values["rlinf_system_packages_state"], SYSTEM_STATES),
     )
@@ -120,7 +124,7 @@ def check_repository(catalog: Catalog, name: str) -> None:
         )
 
 
-def check_releases(catalog: Catalog, releases: Iterable[str]) -> None:
+def _check_releases(catalog: Catalog, releases: Iterable[str]) -> None:
     """:raises CatalogError: the catalogue does not know one of these releases of distributions."""
     for name in releases:
         if name not in catalog.releases:
