@@ -139,6 +139,6 @@ def _denied(scene: Scene, call: Call, before: Tree, after: Tree) -> None:
     scene.restore("before")
     outcome = scene.call(call, before=nobody)
     if not outcome.failed:
-        raise Broken(f"it did not fail: {outcome.result}")
+        raise Broken(f"it did not fail: {outcome.status} {outcome.result} {outcome.errors}")
     _mended(scene, call, outcome, ("ermission denied", "may not"), before, after)
     _again(scene, call, after)

@@ -15,7 +15,9 @@ from pathlib import Path
 Tree = Mapping[str, str]
 
 # scratch space and logs, which no one relies on; what Python compiles
-_ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$")
+_ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$|/uv_cache\.json$")
+# which uv writes into what it has installed editable: when the source was changed
+_UV_CACHE = "/uv_cache.json,"
 # written anew with every entry that is added, so that each state between is right, too
 _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 # says when it was made, and what the files' times are
@@ -58,6 +60,9 @@ def _entry(path: Path, key: str) -> str:
     kind = stat.filemode(status.st_mode)
     if path.is_symlink():
         return f"{kind} -> {os.readlink(path)}"
+    if key.endswith(".dist-info/RECORD"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return f"{kind} {hashlib.sha256(''.join(line for line in lines if _UV_CACHE not in line).encode()).hexdigest()}"
     if _GROWING.search(key):
         return f"{kind} {path.read_text(encoding='utf-8')}"
     if _MANIFEST.search(key):
