@@ -18,6 +18,7 @@ from ansible.utils.vars import merge_hash
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _wishes
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
@@ -219,6 +220,11 @@ def rlinf_apt_releases(
     return _releases.to_bring([wish for wish in wishes if isinstance(wish, _wishes.Wish)], settings, Path(survey) if survey else None)
 
 
+def rlinf_before_push(node: Mapping[str, Any], bundle_dir: str, state: str) -> list[str]:
+    """Return the files of the bundle that a node needs before the rest can be pushed to it."""
+    return _releases.before_push(Bundle(Path(bundle_dir)), node, state)
+
+
 def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
     """Return what the user has to accept for these targets: variable to text."""
     return {variable: text for target in _select(catalog, targets) for variable, text in target.licences.items()}
@@ -274,6 +280,7 @@ class FilterModule:
             rlinf_system_packages,
             rlinf_system_files,
             rlinf_apt_releases,
+            rlinf_before_push,
             rlinf_licences,
             rlinf_misfit_table,
             rlinf_programs,

@@ -18,6 +18,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import read_j
 
 RECORD = "packages.json"
 """Beside the packages of a repository: which were asked for, and every file with its digest."""
+INDEXES = ("Packages", "Release", RECORD)
+"""What a repository of the bundle says of its packages."""
+BEFORE_PUSH = "rsync"
+"""The package that a bundle cannot be pushed without: where a node lacks it, it comes before the bundle."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
 
 
@@ -35,6 +39,11 @@ def check_names(packages: Iterable[str], what: str = "rlinf_system_packages") ->
 def renamed(packages: Iterable[str], renames: Mapping[str, str]) -> list[str]:
     """Return packages as a release calls them, sorted, each once; what it has under no name is left out."""
     return sorted({called for name in packages if (called := renames.get(name, name))})
+
+
+def installs(state: str, uid: int) -> bool:
+    """Return whether packages may be installed: *state* is ``rlinf_system_packages_state``, *uid* that of the user that modules run as."""
+    return state == "present" or (state == "auto" and uid == 0)
 
 
 def install_command(packages: Iterable[str]) -> str:

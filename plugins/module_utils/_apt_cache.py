@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, RECORD
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Root, Source, located
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, FetchError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
@@ -107,7 +107,7 @@ class AptCache:
             return self._complete(release, folder, known, before, check=check)
         release = replace(release, sources=located(release.sources))
         with self._scratch(release, check=check) as path:
-            files, packages = self._resolve(release, Root(path, release.architecture, release.sources, self.fetcher.network))
+            files, first, packages = self._resolve(release, Root(path, release.architecture, release.sources, self.fetcher.network))
         after = tuple(sorted(file["filename"] for file in files))
         size = sum(file["size"] for file in files)
         record: dict[str, Any] = {
@@ -117,6 +117,7 @@ class AptCache:
             "definition": definition,
             "packages": sorted(release.packages),
             "files": files,
+            "before_push": first,
         }
         changed = known is None or known != record
         reason = "resolved for the first time" if known is None else "resolved again" + ("" if changed else ", the same")
@@ -160,11 +161,15 @@ class AptCache:
         kept = tuple(name for name in before if name not in {file["filename"] for file in missing})
         return Outcome(release.name, True, state, f"{len(missing)} missing files", len(files), size, kept, before)
 
-    def _resolve(self, release: Release, root: Root) -> tuple[list[dict[str, Any]], str]:
-        """Return what the record says of the files that any of the states lacks, and their stanzas as the sources' Packages files have them."""
+    def _resolve(self, release: Release, root: Root) -> tuple[list[dict[str, Any]], list[str], str]:
+        """Return what the record says of the files that any of the states lacks, and their stanzas as the sources' Packages files have them.
+
+        Between them the names of those files that a node needs before it can have a bundle.
+        """
         root.prepare()
         states = sorted(set(release.states)) or [root.minimal_state()]
         found = {deb.filename: deb for state in states for deb in root.lacking(release.packages, state)}
+        first = {deb.place for state in states for deb in root.lacking([BEFORE_PUSH], state)} if BEFORE_PUSH in release.packages else set()
         debs = [found[name] for name in sorted(found)]
         stanzas = root.stanzas(debs)
         files = []
@@ -181,7 +186,7 @@ class AptCache:
                     "installed": int(kib[1]) * 1024 if kib else deb.size,
                 }
             )
-        return files, "".join(f"{stanza}\n\n" for stanza in stanzas)
+        return files, sorted(first), "".join(f"{stanza}\n\n" for stanza in stanzas)
 
     def _fetch(self, release: Release, folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
         """Fetch what is not there of these files.

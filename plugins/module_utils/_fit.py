@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, install_command
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, install_command, installs
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
@@ -369,7 +369,7 @@ def _driver(gpus: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
 def _coming(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Collection[str]:
     """Return the system packages that prepare can bring to a node; a program that one is named for comes with it."""
     system = node["system"]
-    if wish.system_state == "present" or (wish.system_state == "auto" and node["uid"] == 0):
+    if installs(wish.system_state, node["uid"]):
         repository = bundle.system.get(f"{system['release']}/{system['architecture']}", Repository())
         return repository.installed.keys() if repository.packages.intersection(system["missing"] or ()) else ()
     return ()

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import renamed, surveyed_releases
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, INDEXES, RECORD, installs, renamed, surveyed_releases
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Release, Target
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish
 
@@ -55,6 +57,23 @@ def to_bring(wishes: Sequence[Wish], settings: Mapping[str, Any], survey: Path |
             sources = _sources(found[0][1], mirrors)
             releases.append({"name": name, "architecture": architecture, "sources": sources, "packages": sorted(wanted)})
     return releases
+
+
+def before_push(bundle: Bundle, node: Mapping[str, Any], state: str) -> list[str]:
+    """Return the files of a bundle that a node needs before the rest can be pushed, relative to the bundle; none where it needs none.
+
+    :param node: what ``rlinf_node_info`` found there.
+    :param state: its ``rlinf_system_packages_state``.
+    """
+    system = node["system"]
+    if node["tools"].get(BEFORE_PUSH) or not system["architecture"] or not installs(state, node["uid"]):
+        return []
+    folder = bundle.apt(system["release"], system["architecture"])
+    if not (folder / RECORD).is_file():
+        return []
+    record = read_json(folder / RECORD, AptError)
+    files = [*record["before_push"], *INDEXES] if BEFORE_PUSH in record["packages"] else []
+    return [str((folder / name).relative_to(bundle.root)) for name in files]
 
 
 def _sources(release: Release, mirrors: Mapping[str, str]) -> list[dict[str, Any]]:

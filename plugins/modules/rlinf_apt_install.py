@@ -83,9 +83,9 @@ bytes:
   type: int
   returned: success
 after_push:
-  description: That the bundle is not there yet, so that what would be installed is known only later.
+  description: That the bundle with these packages is not there yet, so that what would be installed is known only later.
   type: bool
-  returned: in check mode, if the bundle is not there
+  returned: in check mode, if what is there of a bundle has not all of them
 """
 
 import os
@@ -160,8 +160,8 @@ def within_reach(installer: Installer) -> tuple[Installer, list[str]]:
 
 def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
     """Install what is missing, which must be possible."""
-    if module.check_mode and not installer.bundle.root.is_dir():
-        missing = installer.missing() if installer.packages else ()
+    missing = installer.missing() if installer.packages else ()
+    if module.check_mode and not installer.offered().issuperset(missing):
         return {**said(Plan(missing, {}, installer.absent())), "after_push": True}
     plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
     files: Sequence[str] = plan.files

@@ -67,6 +67,7 @@ def build_deb(
     for path, text in (files or {f"usr/share/{name}/version": version}).items():
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
+        (tree / path).chmod(0o755 if text.startswith("#!") else 0o644)
     place = folder / f"{name}_{version.partition(':')[2] or version}_all.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, place], check=True, capture_output=True)
     return place
@@ -103,7 +104,7 @@ class Archive:
         folder = self.root / "dists" / suite
         packages = folder / component / f"binary-{architecture}" / "Packages"
         packages.parent.mkdir(parents=True, exist_ok=True)
-        packages.write_text("\n".join(stanzas))
+        packages.write_text("".join(f"{stanza}\n" for stanza in stanzas))
         self._release(folder, suite, architecture, valid_for)
 
     def _release(self, folder: Path, suite: str, architecture: str, valid_for: datetime.timedelta | None) -> None:
