@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "RLINF_FAULT_TRACE")
 TAIL = 4000
 """Characters of a failed program's output that its error shows."""
+# as the C library, Python, uv and git say it
+_FULL = re.compile(r"No space left on device|Out of diskspace|os error 28\b")
 
 
 @dataclass(frozen=True)
@@ -120,4 +123,7 @@ def wait_for(log: Path) -> None:
 def failure(result: Completed, what: str) -> str:
     """Return the message for a program that failed: what it was for, its status and the end of what it said."""
     said = redact((result.stderr.strip() or result.stdout.strip())[-TAIL:])
+    if _FULL.search(said):
+        # a build says it somewhere in the middle
+        what = f"The disk is full, or out of inodes: make room and run again. {what}"
     return f"{what}: {os.path.basename(result.argv[0])} ended with status {result.status}" + (f":\n{said}" if said else ".")

@@ -69,7 +69,7 @@ class Outcome:
     @property
     def clear(self) -> bool:
         """Whether a failure was said as a user can read it: a message, and no traceback."""
-        return bool(self.message) and "Traceback" not in self.message + self.errors and "exception" not in self.result
+        return bool(self.message) and "Traceback" not in self.errors and "exception" not in self.result
 
 
 class Broken(Exception):

@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.faults.disks import disks
 from tests.faults.kills import kills
 from tests.faults.scene import Scene, scene
+from tests.faults.servers import servers
 from tests.faults.tally import Tally, table
 from tests.faults.worlds import in_parallel
 from tests.real.page import write_section
@@ -32,6 +33,7 @@ Share = tuple[int, int]
 # what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
 CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "kill": kills,
+    "server": lambda made, _sample, share: servers(made, share),
     "disk": lambda made, sample, share: disks(made, sample or 8, share),
 }
 

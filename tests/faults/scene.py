@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import os
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,3 +149,5 @@ def preload() -> None:
     """Import what modules import, so that the children of this process need not."""
     for path in sorted((ROOT / "plugins" / "module_utils").glob("_*.py")):
         importlib.import_module(f"ansible_collections.rlinf.offline.plugins.module_utils.{path.stem}")
+    # a child that has become another user may not be able to read the files of this interpreter
+    sysconfig.get_config_vars()
