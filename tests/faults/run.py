@@ -33,9 +33,13 @@ Share = tuple[int, int]
 # what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
 CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "kill": kills,
-    "server": lambda made, _sample, share: servers(made, share),
     "disk": lambda made, sample, share: disks(made, sample or 8, share),
 }
+# those for which the upstream is told what to do, which is of this process
+ALONE: Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]] = {
+    "server": lambda made, _sample: servers(made),
+}
+ALL = (*CLASSES, *ALONE)
 
 
 def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list[Tally]:
@@ -46,8 +50,10 @@ def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list
             start = time.monotonic()
             # as each begins from nothing
             made.restore("nothing")
-            found = in_parallel(made, jobs, lambda share, one=CLASSES[name]: one(made, sample, share))  # type: ignore[misc]
-            shutil.rmtree(work / "process0", ignore_errors=True)
+            if name in ALONE:
+                found = list({tally.name: tally for tally in ALONE[name](made, sample)}.values())
+            else:
+                found = in_parallel(made, jobs, lambda share, one=CLASSES[name]: one(made, sample, share))  # type: ignore[misc]
             for number in range(jobs):
                 shutil.rmtree(work / f"process{number}", ignore_errors=True)
             for tally in found:
@@ -61,20 +67,20 @@ def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classes", nargs="*", metavar="CLASS", help=f"which of {', '.join(CLASSES)}; all if none is named")
+    parser.add_argument("classes", nargs="*", metavar="CLASS", help=f"which of {', '.join(ALL)}; all if none is named")
     parser.add_argument("--sample", type=int, help="how many trials of each kind, by a fixed seed, instead of all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes share the trials")
     parser.add_argument("--work", type=Path, help="where everything is made; by default a temporary directory")
     parser.add_argument("--record", type=Path, help="the page that gets the table; docs/reliability.md when all classes run in full")
     options = parser.parse_args()
-    unknown = sorted(set(options.classes) - set(CLASSES))
+    unknown = sorted(set(options.classes) - set(ALL))
     if unknown:
-        parser.error(f"no such class: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
+        parser.error(f"no such class: {', '.join(unknown)}; there are {', '.join(ALL)}")
     if os.geteuid():
         parser.error("file systems and hosts are made for it, which needs root")
     work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-faults-"))
     start = time.monotonic()
-    tallies = run(options.classes or CLASSES, work, options.sample, options.jobs)
+    tallies = run(options.classes or ALL, work, options.sample, options.jobs)
     rows = table(tallies)
     print("\n".join(rows))
     whole = not options.classes and not options.sample

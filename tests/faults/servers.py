@@ -51,16 +51,14 @@ def troubles(chance: random.Random) -> list[Trouble]:
     ]
 
 
-def servers(scene: Scene, share: tuple[int, int] = (0, 1)) -> Iterator[Tally]:
-    """Make every call that fetches from a server in trouble. The upstream is one for all processes, so only the first does something."""
-    if share[0]:
-        return
+def servers(scene: Scene) -> Iterator[Tally]:
+    """Make every call that fetches from a server in trouble."""
     tallies: dict[str, Tally] = {}
     for call in scene.calls:
         before = scene.tree()
         scene.save("before")
         scene.cycle.upstream.forget()
-        outcome, _labels = checkpoints_of(scene, call)
+        checkpoints_of(scene, call)
         asked = sorted({request.path for request in scene.cycle.upstream.requests()})
         if not asked:
             continue
