@@ -53,6 +53,7 @@ class Installer:
 
     :param state: a directory of the node for apt's lists of that one transaction; it is removed afterwards.
     :param files: path -> text, small configuration files that are put in place where nothing is there.
+    :param upgrade: packages that may be upgraded where what is missing needs newer ones.
     :param timeout: seconds to wait for another package manager to end.
     """
 
@@ -60,6 +61,7 @@ class Installer:
     packages: tuple[str, ...]
     state: Path
     files: Mapping[str, str]
+    upgrade: frozenset[str] = frozenset()
     timeout: int = 120
 
     def missing(self) -> tuple[str, ...]:
@@ -147,21 +149,22 @@ class Installer:
         :raises AptError: it would upgrade or remove something, or cannot install at all.
         """
         said = self._apt(folder, "planning the system packages", "install", "-s", *missing)
-        upgrades, installs = [], {}
-        for line in said.splitlines():
-            found = _INST.match(line)
-            if found and found["old"]:
-                upgrades.append(f"{found['package']} {found['old']} -> {found['new']}")
-            elif found:
-                installs[found["package"].partition(":")[0]] = found["new"]
+        upgrades, installs = {}, {}
+        for found in filter(None, map(_INST.match, said.splitlines())):
+            name = found["package"].partition(":")[0]
+            if found["old"] and name not in self.upgrade:
+                upgrades[name] = f"{name} {found['old']} -> {found['new']}"
+            else:
+                installs[name] = found["new"]
         removals = [found["package"] for found in map(_REMV.match, said.splitlines()) if found]
         if upgrades or removals:
-            parts = [f"upgrade {', '.join(upgrades)}"] if upgrades else []
+            parts = [f"upgrade {', '.join(upgrades.values())}"] if upgrades else []
             parts += [f"remove {', '.join(removals)}"] if removals else []
+            ways = [f"ask for it (rlinf_system_packages_upgrade: [{', '.join(upgrades)}])"] if upgrades and not removals else []
+            ways += ["bring the node up to date by other means", "leave its packages to yourself (rlinf_system_packages_state: checked)"]
             raise AptError(
                 f"Installing {', '.join(missing)} would {' and '.join(parts)}, which was not asked for. Nothing was changed. "
-                "Survey this node (rlinf.offline.survey) and run download, so that what fits it is bundled; or bring the node up to date first; "
-                "or leave its packages to yourself (rlinf_system_packages_state: checked)."
+                f"Either {', or '.join(ways)}."
             )
         return installs
 

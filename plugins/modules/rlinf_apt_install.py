@@ -14,7 +14,8 @@ author: The rlinf.offline authors (@RLinf)
 description:
   - Installs what is missing of some packages out of the bundle's repository for this node's release.
   - apt gets that repository as its only source, for one transaction, with lists of its own. The node's sources, lists, holds and pins stay as they are.
-  - Nothing is upgraded or removed. A plan that would do so is an error that names the packages, before anything is changed.
+  - Nothing is upgraded that O(upgrade) does not name, and nothing removed. A plan that would do so is an error that names the packages, before
+    anything is changed.
   - Where every package is there, apt is not called at all.
 extends_documentation_fragment:
   - rlinf.offline.attributes
@@ -37,6 +38,11 @@ options:
     type: str
     choices: [auto, present, checked]
     default: present
+  upgrade:
+    description: Packages that may be upgraded, to what the bundle has, where something missing needs newer ones.
+    type: list
+    elements: str
+    default: []
   files:
     description: Small configuration files, path to text, that are put in place where nothing is there.
     type: dict
@@ -107,6 +113,7 @@ ARGUMENTS: dict[str, Any] = {
     "prefix": {"type": "path", "required": True},
     "packages": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["auto", "present", "checked"], "default": "present"},
+    "upgrade": {"type": "list", "elements": "str", "default": []},
     "files": {"type": "dict", "default": {}},
     "timeout": {"type": "int", "default": 120},
 }
@@ -123,7 +130,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     check_names(params["packages"])
     node = Node(Path(params["prefix"]).absolute())
     bundle = Bundle(Path(params["bundle_dir"]).absolute())
-    installer = Installer(bundle, tuple(params["packages"]), node.state / "apt", params["files"], params["timeout"])
+    installer = Installer(
+        bundle, tuple(params["packages"]), node.state / "apt", params["files"], frozenset(params["upgrade"]), params["timeout"]
+    )
     if params["state"] == "auto":
         installer, warnings = within_reach(installer)
         return {**work_on(module, installer), "warnings": warnings}
@@ -163,15 +172,13 @@ def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
     missing = installer.missing() if installer.packages else ()
     if module.check_mode and not installer.offered().issuperset(missing):
         return {**said(Plan(missing, {}, installer.absent())), "after_push": True}
+    if os.geteuid() and not module.check_mode and (missing or installer.absent()):
+        raise AptError(
+            f"Installing {told(missing, installer.absent())} needs root. Give become, or set rlinf_system_packages_state: checked."
+        )
     plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
-    files: Sequence[str] = plan.files
-    if plan.changed and not module.check_mode:
-        if os.geteuid():
-            raise AptError(
-                f"Installing {told(plan.missing, plan.files)} needs root. Give become, or set rlinf_system_packages_state: checked."
-            )
-        files = installer.apply(plan)
-    answer = said(replace(plan, files=tuple(files)))
+    files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
+    answer = said(replace(plan, files=files))
     if module._diff:
         after = [f"{name} {version}\n" for name, version in sorted(plan.installs.items())] + [f"{path}\n" for path in plan.files]
         answer["diff"] = {"before_header": "system packages", "after_header": "system packages", "before": "", "after": "".join(after)}

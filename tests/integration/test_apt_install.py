@@ -19,6 +19,13 @@ from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".venv" / "collections"
+MODULE = ROOT / "plugins" / "modules" / "rlinf_apt_install.py"
+DRIVER = (
+    "import sys, runpy; import ansible.module_utils.basic as b\n"
+    "sys.path.insert(0, {collections!r})\n"
+    "b._ANSIBLE_ARGS = sys.stdin.buffer.read(); b._ANSIBLE_PROFILE = 'legacy'\n"
+    "runpy.run_path({module!r}, run_name='__main__')\n"
+)
 # what must be as before on the node, but for the packages asked for
 KEPT = "find /etc/apt /var/lib/apt/lists /var/cache/apt -type f -printf '%p %s %T@ %C@\\n' | sort"
 SELECTIONS = "dpkg-query -W -f '${Package} ${Version} ${Status}\\n'"
@@ -54,12 +61,7 @@ class Node:
 
     def module(self, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
         """Run rlinf_apt_install, whatever it answers."""
-        driver = (
-            "import sys, runpy; import ansible.module_utils.basic as b\n"
-            f"sys.path.insert(0, {str(COLLECTIONS)!r})\n"
-            "b._ANSIBLE_ARGS = sys.stdin.buffer.read(); b._ANSIBLE_PROFILE = 'legacy'\n"
-            f"runpy.run_path({str(ROOT / 'plugins' / 'modules' / 'rlinf_apt_install.py')!r}, run_name='__main__')\n"
-        )
+        driver = DRIVER.format(collections=str(COLLECTIONS), module=str(MODULE))
         given = {**arguments, "_ansible_check_mode": check, "_ansible_diff": True, "_ansible_tracebacks_for": []}
         done = self.run(sys.executable, "-c", driver, stdin=json.dumps({"ANSIBLE_MODULE_ARGS": given}))
         assert done.stdout.strip(), done.stderr
@@ -68,6 +70,21 @@ class Node:
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def as_nobody(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run the module as another user than root, on this machine."""
+    driver = DRIVER.format(collections=str(COLLECTIONS), module=str(MODULE))
+    given = {"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_tracebacks_for": []}}
+    done = subprocess.run(
+        ["unshare", "--user", "--map-user", "1", sys.executable, "-c", driver],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip(), done.stderr
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 @pytest.fixture
@@ -138,7 +155,7 @@ def test_a_user_file_stays(node: Node, packages: Packages) -> None:
     assert node.shell("cat /etc/rlinf-test/vendor.json") == "mine\n"
 
 
-def test_an_upgrade_is_refused(node: Node, packages: Packages) -> None:
+def test_an_upgrade_is_refused_unless_it_is_asked_for(node: Node, packages: Packages) -> None:
     """A package that needs a newer version of one that is there stops before it begins, naming both."""
     old, new = (build_deb(packages.folder, "rlinf-test-b", version) for version in ("1", "2"))
     wanted = build_deb(packages.folder, "rlinf-test-a", "1", {"Depends": "rlinf-test-b (>= 2)"})
@@ -148,7 +165,9 @@ def test_an_upgrade_is_refused(node: Node, packages: Packages) -> None:
     selected = node.shell(SELECTIONS)
     said = node.module(packages.arguments("rlinf-test-a"))
     assert said["failed"] and "upgrade rlinf-test-b 1 -> 2" in said["msg"] and "Nothing was changed" in said["msg"]
-    assert node.shell(SELECTIONS) == selected
+    assert node.shell(SELECTIONS) == selected and "rlinf_system_packages_upgrade: [rlinf-test-b]" in said["msg"]
+    done = node.module(packages.arguments("rlinf-test-a", upgrade=["rlinf-test-b"]))
+    assert done["installs"] == {"rlinf-test-a": "1", "rlinf-test-b": "2"}
 
 
 def test_a_removal_is_refused(node: Node, packages: Packages) -> None:
@@ -191,3 +210,23 @@ def test_checked_names_what_is_missing(node: Node, packages: Packages) -> None:
     said = node.module(packages.arguments("rlinf-test-a", "bash", state="checked"))
     assert said["failed"] and "System packages are missing: rlinf-test-a." in said["msg"]
     assert not node.module(packages.arguments("bash", state="checked"))["changed"]
+
+
+def test_auto_installs_what_the_bundle_has_and_names_the_rest(node: Node, packages: Packages) -> None:
+    packages.bring("rlinf-test-a", debs=[build_deb(packages.folder, "rlinf-test-a", "1")])
+    done = node.module(packages.arguments("rlinf-test-a", "rlinf-test-c", state="auto"))
+    assert done["changed"] and set(done["installs"]) == {"rlinf-test-a"}
+    assert "rlinf-test-c; the bundle was made without them for this release" in str(done["warnings"])
+    assert "apt-get install --no-install-recommends rlinf-test-c" in str(done["warnings"])
+    shutil.rmtree(packages.bundle / "apt")
+    assert not node.module(packages.arguments("rlinf-test-a", "rlinf-test-c", state="auto"))["changed"]
+
+
+def test_auto_without_root_names_what_is_missing(packages: Packages) -> None:
+    """In a user namespace of its own, where this is nobody."""
+    vendor = "/etc/rlinf-test/vendor.json"
+    arguments = packages.arguments("rlinf-test-a", state="auto", files={vendor: "{}\n"})
+    said = as_nobody(arguments)
+    assert not said["changed"] and not said.get("failed")
+    assert f"System packages are missing: rlinf-test-a, {vendor}; only root can install them" in str(said["warnings"])
+    assert "rlinf_system_packages_state: checked" in as_nobody({**arguments, "state": "present"})["msg"]
