@@ -125,8 +125,10 @@ def rlinf_faults(
     fleet = _fleet(hostvars, hosts, settings, catalog)
     found = [(host, str(wish)) for host, wish in fleet.items() if isinstance(wish, OfflineError)]
     if fetch and not found:
-        targets = {target.name: target for wish in fleet.values() if isinstance(wish, _wishes.Wish) for target in wish.targets}
+        wishes = [wish for wish in fleet.values() if isinstance(wish, _wishes.Wish)]
+        targets = {target.name: target for wish in wishes for target in wish.targets}
         try:
+            _releases.to_bring(wishes, settings, None)
             Platform.parse(settings["rlinf_platform"])
             wanted = Catalog.parse(_merged(catalog, settings["rlinf_catalog"]))
             wanted.closure(targets, _wishes.names(settings["rlinf_leave_out"], "rlinf_leave_out"))

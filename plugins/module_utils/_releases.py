@@ -14,6 +14,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Cata
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, check_url
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish
 
@@ -92,7 +93,7 @@ def _sources(release: Release, mirrors: Mapping[str, str]) -> list[dict[str, Any
 def _mirrors(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(url, str) for url in value.values()):
         raise CatalogError(f"rlinf_apt_mirrors must map names of mirrors to URLs, such as {{debian: URL}}; it is {value!r}.")
-    return dict(value)
+    return {name: check_url(url, f"rlinf_apt_mirrors: {name}", HTTP_SCHEMES) for name, url in value.items()}
 
 
 def _architecture(platform: str) -> str:

@@ -246,6 +246,15 @@ MEANT: dict[str, tuple[dict[str, Any], str]] = {
     "no-asset": ({"rlinf_leave_out": ["nothing"]}, "rlinf_leave_out: 'nothing' is neither a wheel nor an asset"),
     "no-update": ({"rlinf_update": ["our"]}, "rlinf_update: There is no target 'our'. Did you mean 'ours'?"),
     "no-mirror": ({"rlinf_mirror_repositories": ["nothing"]}, "rlinf_mirror_repositories: there is no repository 'nothing'"),
+    "no-release": (
+        {"rlinf_releases": ["ubuntu-20.04"]},
+        "rlinf_releases: there is no release 'ubuntu-20.04' in the catalogue; it knows debian-12",
+    ),
+    "no-package": ({"rlinf_system_packages": ["git", "-o"]}, "rlinf_system_packages: '-o' is not the name of a package"),
+    "no-state": (
+        {"rlinf_system_packages_state": "latest"},
+        "rlinf_system_packages_state: 'latest' is none of auto, present, checked, ignored",
+    ),
     "no-path": ({"rlinf_venv_mode": "existing"}, "rlinf_venv_mode is existing, so rlinf_venv_path must name the environment"),
 }
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import renamed
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative, extended
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._releases import packages_by_release
 from tests.support.catalog import shipped
 
 WHEEL = "https://github.com/o/r/releases/download/v1/flash_attn-2.7.4%2Bcu12-cp311-cp311-linux_x86_64.whl"
@@ -325,3 +329,67 @@ def test_what_is_taken_for_a_ref_is_no_option_and_no_range(text: str) -> None:
     except CatalogError:
         return
     assert not text.startswith("-") and not set(text) & set(" ~^:?*[\\\n\0@{") and ".." not in text
+
+
+# -- releases of distributions, and what targets need of them
+
+
+RELEASE = {"suites": {"debian": ["bookworm"]}, "components": ["main"], "keyring": "/usr/share/keyrings/debian.gpg"}
+
+
+def test_a_release_says_where_its_packages_are() -> None:
+    release = Catalog.parse({"releases": {"debian-12": {**RELEASE, "renames": {"libfoo": "libfoo2", "libbar": ""}}}}).releases["debian-12"]
+    assert release.suites == {"debian": ("bookworm",)} and renamed(["libbar", "libfoo", "git"], release.renames) == ["git", "libfoo2"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (["bookworm"], "release debian-12 must be a mapping"),
+        ({**RELEASE, "mirror": "x"}, "release debian-12: unknown key mirror. Known: suites, components, keyring, renames."),
+        ({**RELEASE, "keyring": None}, "release debian-12: keyring is missing."),
+        ({**RELEASE, "keyring": "debian.gpg"}, "release debian-12: keyring: 'debian.gpg' must be an absolute path"),
+        ({**RELEASE, "keyring": 1}, "release debian-12: keyring must be text"),
+        ({**RELEASE, "suites": ["bookworm"]}, "release debian-12: suites must be a mapping"),
+        ({**RELEASE, "suites": {"debian": "bookworm"}}, "release debian-12: suites: debian must be a list of texts"),
+        ({**RELEASE, "suites": {"debian": ["[trusted=yes]"]}}, "release debian-12: suites: debian must be a list of names"),
+        ({**RELEASE, "components": []}, "release debian-12: components is missing"),
+        ({**RELEASE, "renames": {"--purge": "x"}}, "release debian-12: renames: '--purge' is not the name of a package"),
+        ({**RELEASE, "renames": {"libfoo": 2}}, "release debian-12: renames: libfoo must be text"),
+    ],
+)
+def test_a_release_that_cannot_be_meant(entry: Any, text: str) -> None:
+    with pytest.raises(CatalogError, match=re.escape(text)):
+        Catalog.parse({"releases": {"debian-12": entry}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"system_packages": "git"}, "target t: system_packages must be a list of texts"),
+        ({"system_packages": ["-o", "git"]}, "target t: system_packages: '-o' is not the name of a package"),
+        ({"system_files": {"etc/x": ""}}, "target t: system_files: 'etc/x' must be an absolute path"),
+        ({"system_files": {"/etc/../x": ""}}, "target t: system_files: '/etc/../x' must be an absolute path"),
+        ({"system_files": {"/etc/x": {}}}, "target t: system_files: /etc/x must be text"),
+    ],
+)
+def test_what_a_target_needs_of_the_system_is_checked(keys: dict[str, Any], text: str) -> None:
+    with pytest.raises(CatalogError, match=re.escape(text)):
+        Catalog.parse(
+            {
+                "repositories": {"RLinf": {"url": "https://github.com/RLinf/RLinf.git"}},
+                "targets": {"t": {"python": "3.11", "steps": [{"uv_sync": []}], **keys}},
+            }
+        )
+
+
+def test_only_who_renders_gets_what_rendering_needs() -> None:
+    """The union of upstream's sys_deps.sh and what every node has; a reason without Mesa, and compilers only where something is compiled."""
+    catalog = Catalog.parse(shipped())
+    for target in catalog.targets.values():
+        packages = packages_by_release(catalog, [target], ["git"])
+        renders = target.name != "reason"
+        assert ("libegl1" in packages["debian-12"]) is renders and bool(target.system_files) is renders
+        assert ("build-essential" in packages["ubuntu-22.04"]) is bool(target.build_on_node)
+        assert set(packages) == {"", "debian-12", "ubuntu-22.04"} and all("git" in names for names in packages.values())
+    assert all(json.loads(text)["file_format_version"] == "1.0.0" for text in catalog.targets["openvla"].system_files.values())

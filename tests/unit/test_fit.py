@@ -15,7 +15,18 @@ import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
-from ansible_collections.rlinf.offline.plugins.module_utils._fit import Misfit, Need, Offer, Wheel, misfits, offer, rows, silent, table
+from ansible_collections.rlinf.offline.plugins.module_utils._fit import (
+    Misfit,
+    Need,
+    Offer,
+    Repository,
+    Wheel,
+    misfits,
+    offer,
+    rows,
+    silent,
+    table,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish
 
 CATALOG = Catalog.parse(
@@ -413,3 +424,61 @@ def test_a_fleet_is_judged_once_for_each_kind_of_node(monkeypatch: pytest.Monkey
     for number in range(64):
         assert misfits(changed({"glibc": f"2.{36 + number % 2}"}), replace(OFFER, needs=needs), WISH, remote=True) == []
     assert len(looked) == 2 * 3 * 301
+
+
+# -- system packages
+
+
+BUNDLED = replace(
+    OFFER, system={"debian-12/amd64": Repository(frozenset({"libegl1", "git"}), {"libegl1": 10**6, "git": 10**6, "g++": 10**6})}
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "bundle", "found"),
+    [
+        ("auto", {}, BUNDLED, []),
+        ("auto", {}, OFFER, ["note: packages of debian-12/amd64: libegl1 missing; the bundle has packages for none at all"]),
+        ("present", {}, OFFER, ["packages of debian-12/amd64: libegl1 missing; the bundle has packages for none at all"]),
+        (
+            "present",
+            {"system.release": "ubuntu-22.04"},
+            BUNDLED,
+            ["packages of ubuntu-22.04/amd64: libegl1 missing; the bundle has packages for debian-12/amd64"],
+        ),
+        (
+            "auto",
+            {"system.missing": ["mesa"]},
+            BUNDLED,
+            ["note: packages of debian-12/amd64: mesa missing, and the bundle was made without"],
+        ),
+        ("auto", {"uid": 1000}, BUNDLED, ["note: system packages: libegl1 missing, and only root can install them"]),
+        ("present", {"uid": 1000}, BUNDLED, []),
+        ("checked", {}, BUNDLED, ["system packages: libegl1 missing"]),
+        ("ignored", {}, OFFER, []),
+        ("auto", {"system.missing": None, "system.release": "rocky-9"}, BUNDLED, ["note: system packages: rocky-9 has no dpkg"]),
+        ("checked", {"system.missing": []}, OFFER, []),
+        # git comes before anything needs it, and so does rsync before the bundle
+        ("auto", {"tools.git": None, "system.missing": ["git"]}, BUNDLED, []),
+        ("ignored", {"tools.git": None, "system.missing": ["git"]}, BUNDLED, ["git: not there"]),
+        ("auto", {"tools.rsync": None}, BUNDLED, ["rsync: not there"]),
+        (
+            "auto",
+            {"paths.system": {**PLACE, "device": "8:9", "mount": "/usr", "free_bytes": 10**6, "writable": False}},
+            BUNDLED,
+            ["disk: 1.0 MB free at /usr, about 3.0 MB needed (system packages 3.0 MB)"],
+        ),
+    ],
+)
+def test_system_packages(state: str, changes: dict[str, Any], bundle: Offer, found: list[str]) -> None:
+    """What a node lacks and does not get is named; it holds the node back only where it must be there."""
+    node = changed({"system.missing": ["libegl1"], **changes})
+    told = misfits(node, bundle, replace(WISH, system_state=state), remote=True)
+    assert [f"{'' if row.fatal else 'note: '}{row.what}: {row.found}" for row in told] == found
+
+
+def test_a_compiler_that_comes_is_not_missing() -> None:
+    need = replace(NEED, sources={"engine": ("nvcc", "g++")}, digests={"engine": "0" * 64})
+    node = changed({"system.missing": ["git"]})
+    (row,) = misfits(node, replace(BUNDLED, needs=(need,)), WISH, remote=True)
+    assert row.found == "is compiled on a node, and nvcc is not there"
