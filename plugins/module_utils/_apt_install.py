@@ -18,13 +18,20 @@ from typing import Any
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, check_names, unmet
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import SYSTEM_STATE, Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
 # Inst libfoo [1.0] (1.1 Debian:12 [amd64]); the version in brackets is the one that is there
 _INST = re.compile(r"Inst (?P<package>\S+) (?:\[(?P<old>[^\]]+)\] )?\((?P<new>\S+)")
 _REMV = re.compile(r"Remv (?P<package>\S+)")
 _INSTALLED = "ii "
+# no package asks anything, and none restarts services
+_QUIET = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "NEEDRESTART_SUSPEND": "1",
+    "UCF_FORCE_CONFFOLD": "1",
+    "APT_LISTCHANGES_FRONTEND": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -51,18 +58,18 @@ class Plan:
 class Installer:
     """Installs packages on this machine.
 
-    :param state: a directory of the node for apt's lists of that one transaction; it is removed afterwards.
     :param files: path -> text, small configuration files that are put in place where nothing is there.
     :param upgrade: packages that may be upgraded where what is missing needs newer ones.
     :param timeout: seconds to wait for another package manager to end.
+    :param state: a directory for apt's lists of that one transaction; it is removed afterwards.
     """
 
     bundle: Bundle
     packages: tuple[str, ...]
-    state: Path
     files: Mapping[str, str]
     upgrade: frozenset[str] = frozenset()
     timeout: int = 120
+    state: Path = SYSTEM_STATE
 
     def missing(self) -> tuple[str, ...]:
         """Return the packages that are not installed.
@@ -104,7 +111,10 @@ class Installer:
         if plan.missing:
             folder, record = self._repository()
             self._verify(folder, record, plan.installs)
+            self._pending.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(self._pending, b"")
             self._apt(folder, "installing the system packages", "install", "-y", *plan.missing)
+            remove(self.state)
             left = self.missing()
             if left:
                 raise AptError(f"apt ended without an error, and {', '.join(left)} is not installed. Look at /var/log/apt/term.log.")
@@ -114,6 +124,21 @@ class Installer:
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, self.files[path].encode())
         return absent
+
+    @property
+    def _pending(self) -> Path:
+        """Is there while a transaction of ours goes on."""
+        return self.state / "pending"
+
+    def resume(self) -> None:
+        """Let dpkg finish what it was doing when a former run was cut off: apt refuses to begin anything before that.
+
+        Of what others have left half done it keeps its hands off.
+        """
+        if self._pending.exists():
+            finish = ["dpkg", "--force-confold", "--configure", "-a"]
+            run(finish, what="finishing what a run that was cut off has begun", env=_QUIET)
+            remove(self.state)
 
     def _repository(self) -> tuple[Path, dict[str, Any]]:
         name, architecture = release_name(), dpkg_architecture()
@@ -170,19 +195,19 @@ class Installer:
 
     def _apt(self, folder: Path, what: str, *arguments: str) -> str:
         """Run apt-get with the bundle's repository as its only source, in lists and caches of its own."""
-        remove(self.state)
-        (self.state / "lists" / "partial").mkdir(parents=True)
-        (self.state / "archives" / "partial").mkdir(parents=True)
-        (self.state / "parts").mkdir()
-        sources = self.state / "sources.list"
+        scratch = self.state / "apt"
+        remove(scratch)
+        for name in ("lists/partial", "archives/partial", "parts"):
+            (scratch / name).mkdir(parents=True)
+        sources = scratch / "sources.list"
         # every file was verified against the manifest and is again before it is installed
         sources.write_text(f"deb [trusted=yes] file:{quoted(folder)} ./\n", encoding="utf-8")
         settings = {
             "Dir::Etc::sourcelist": sources,
-            "Dir::Etc::sourceparts": self.state / "parts",
-            "Dir::State::lists": self.state / "lists",
-            "Dir::Cache": self.state,
-            "Dir::Cache::archives": self.state / "archives",
+            "Dir::Etc::sourceparts": scratch / "parts",
+            "Dir::State::lists": scratch / "lists",
+            "Dir::Cache": scratch,
+            "Dir::Cache::archives": scratch / "archives",
             # the bundle may be readable by root alone
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",
@@ -193,20 +218,14 @@ class Installer:
             "Dpkg::Options::": "--force-confold",
         }
         options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
-        env = {
-            "DEBIAN_FRONTEND": "noninteractive",
-            "NEEDRESTART_SUSPEND": "1",
-            "UCF_FORCE_CONFFOLD": "1",
-            "APT_LISTCHANGES_FRONTEND": "none",
-        }
         try:
             for step in (["-qq", "update"], ["-q", *arguments]):
-                done = run(["apt-get", *options, *step], what=what, env=env, check=False)
+                done = run(["apt-get", *options, *step], what=what, env=_QUIET, check=False)
                 if done.status:
                     raise AptError(f"{what}: {reasons(done.stdout, done.stderr)}")
             return done.stdout
         finally:
-            remove(self.state)
+            remove(scratch if self._pending.exists() else self.state)
 
 
 def reasons(stdout: str, stderr: str) -> str:

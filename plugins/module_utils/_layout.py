@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SYSTEM_STATE = Path("/var/lib/rlinf-offline")
+"""Of root, while it installs system packages; the prefix may be another user's."""
+
 
 @dataclass(frozen=True)
 class Bundle:

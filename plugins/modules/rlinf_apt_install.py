@@ -21,10 +21,6 @@ extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
 options:
-  prefix:
-    description: Where everything of this collection lies on the node.
-    type: path
-    required: true
   packages:
     description: What shall be there.
     type: list
@@ -56,14 +52,12 @@ options:
 EXAMPLES = r"""
 - name: Install a library
   rlinf.offline.rlinf_apt_install:
-    prefix: /opt/rlinf
     bundle_dir: /opt/rlinf/bundle
     packages: [libegl1]
   become: true
 
 - name: Name what is missing
   rlinf.offline.rlinf_apt_install:
-    prefix: /opt/rlinf
     bundle_dir: /opt/rlinf/bundle
     packages: [libegl1]
     state: checked
@@ -88,10 +82,10 @@ bytes:
   description: The size of the package files.
   type: int
   returned: success
-after_push:
-  description: That the bundle with these packages is not there yet, so that what would be installed is known only later.
+later:
+  description: That the bundle with these packages is not there yet, or this is not root, so that what would be installed is known only later.
   type: bool
-  returned: in check mode, if what is there of a bundle has not all of them
+  returned: in check mode, if that is so
 """
 
 import os
@@ -105,12 +99,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, install_command
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import Installer, Plan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
-    "prefix": {"type": "path", "required": True},
     "packages": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["auto", "present", "checked"], "default": "present"},
     "upgrade": {"type": "list", "elements": "str", "default": []},
@@ -128,11 +121,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Install what is missing, or say what that is."""
     params = module.params
     check_names(params["packages"])
-    node = Node(Path(params["prefix"]).absolute())
     bundle = Bundle(Path(params["bundle_dir"]).absolute())
-    installer = Installer(
-        bundle, tuple(params["packages"]), node.state / "apt", params["files"], frozenset(params["upgrade"]), params["timeout"]
-    )
+    installer = Installer(bundle, tuple(params["packages"]), params["files"], frozenset(params["upgrade"]), params["timeout"])
     if params["state"] == "auto":
         installer, warnings = within_reach(installer)
         return {**work_on(module, installer), "warnings": warnings}
@@ -170,12 +160,14 @@ def within_reach(installer: Installer) -> tuple[Installer, list[str]]:
 def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
     """Install what is missing, which must be possible."""
     missing = installer.missing() if installer.packages else ()
-    if module.check_mode and not installer.offered().issuperset(missing):
-        return {**said(Plan(missing, {}, installer.absent())), "after_push": True}
+    if module.check_mode and (os.geteuid() or not installer.offered().issuperset(missing)):
+        return {**said(Plan(missing, {}, installer.absent())), "later": True}
     if os.geteuid() and not module.check_mode and (missing or installer.absent()):
         raise AptError(
             f"Installing {told(missing, installer.absent())} needs root. Give become, or set rlinf_system_packages_state: checked."
         )
+    if not module.check_mode and not os.geteuid():
+        installer.resume()
     plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
     files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
     answer = said(replace(plan, files=files))

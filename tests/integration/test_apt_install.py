@@ -102,7 +102,7 @@ class Packages:
         self.folder.mkdir()
         self.key = Key.make(tmp_path)
         self.archive = Archive(tmp_path / "served" / "debian", self.key)
-        self.bundle, self.prefix = tmp_path / "bundle", tmp_path / "prefix"
+        self.bundle = tmp_path / "bundle"
         values = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
         self.release = "-".join(values[key].strip('"') for key in ("ID", "VERSION_ID"))
         self.server = Upstream(tmp_path / "served")
@@ -115,7 +115,7 @@ class Packages:
         self.run_module("rlinf_apt_cache", {"bundle_dir": str(self.bundle), "releases": [release]})
 
     def arguments(self, *packages: str, **more: Any) -> dict[str, Any]:
-        return {"bundle_dir": str(self.bundle), "prefix": str(self.prefix), "packages": list(packages), **more}
+        return {"bundle_dir": str(self.bundle), "packages": list(packages), **more}
 
 
 @pytest.fixture
@@ -230,3 +230,21 @@ def test_auto_without_root_names_what_is_missing(packages: Packages) -> None:
     assert not said["changed"] and not said.get("failed")
     assert f"System packages are missing: rlinf-test-a, {vendor}; only root can install them" in str(said["warnings"])
     assert "rlinf_system_packages_state: checked" in as_nobody({**arguments, "state": "present"})["msg"]
+
+
+def test_a_run_that_was_cut_off_is_finished_by_the_next(node: Node, packages: Packages) -> None:
+    """dpkg is killed in the middle: the run says so, and the next one brings it to its end."""
+    kill = "#!/bin/sh\n[ -e /var/lib/rlinf-test-killed ] || { touch /var/lib/rlinf-test-killed; kill -KILL $PPID; }\n"
+    debs = [
+        build_deb(packages.folder, "rlinf-test-a", "1", {"Depends": "rlinf-test-b"}, {"DEBIAN/postinst": kill}),
+        build_deb(packages.folder, "rlinf-test-b", "1"),
+    ]
+    packages.bring("rlinf-test-a", debs=debs)
+    said = node.module(packages.arguments("rlinf-test-a"))
+    assert said["failed"] and "installing the system packages" in said["msg"]
+    assert node.module(packages.arguments("rlinf-test-a"), check=True)["changed"]
+    assert not node.module(packages.arguments("rlinf-test-a")).get("failed")
+    assert node.shell("dpkg --audit; ls -d /var/lib/rlinf-offline || true") == "" and "rlinf-test-a 1 install ok installed" in node.shell(
+        SELECTIONS
+    )
+    assert not node.module(packages.arguments("rlinf-test-a"))["changed"]

@@ -207,10 +207,14 @@ def test_an_expired_release(world: World, upstream: Upstream, run_module) -> Non
     assert "The mirror is out of date, or this machine's clock is wrong" in expect(run_module, world.arguments(upstream.url))
 
 
-def test_a_replaced_file(world: World, upstream: Upstream, run_module) -> None:
-    """A file in the pool that is not what the signed list says never enters the bundle."""
+@pytest.mark.parametrize("damage", ["replaced", "missing"])
+def test_a_file_that_is_not_what_the_lists_say(world: World, upstream: Upstream, run_module, damage: str) -> None:
+    """What the mirror does not have as the signed list says never enters the bundle."""
     place = world.archive.root / "pool" / world.needed.name
-    place.write_bytes(place.read_bytes()[:-1] + b"x")
+    if damage == "missing":
+        place.unlink()
+    else:
+        place.write_bytes(place.read_bytes()[:-1] + b"x")
     said = expect(run_module, world.arguments(upstream.url))
     assert "1 of 2 packages could not be fetched" in said and "libglvnd0_1.4-1_all.deb" in said
     assert not (world.repository / "libglvnd0_1.4-1_all.deb").exists() and not (world.repository / "packages.json").exists()
