@@ -219,7 +219,7 @@ class AssetCache(Cache[Asset]):
         place = self.place(entry)
         if place.is_dir():
             raise FetchError(f"{place} is a directory, but the asset {entry.name} is a file. Remove it, or set unpack: true.")
-        return Download(entry.url, place, entry.sha256)
+        return Download(entry.url, place, entry.sha256, judge=lambda path: check_no_page(path, entry.url))
 
     def _archive(self, entry: Asset) -> Download:
         """Return the download of an archive, which is kept outside of what is carried, so that it need not be fetched twice."""
@@ -265,3 +265,15 @@ def tree_digest(root: Path) -> str:
             what = os.readlink(path) if os.path.islink(path) else "/" if name in folders else str(os.lstat(path).st_size)
             digest.update(f"{os.path.relpath(path, root)}\0{what}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def check_no_page(path: Path, url: str) -> None:
+    """Refuse a web page where a file of another kind was asked for: portals and proxies answer with one, and with status 200.
+
+    :raises FetchError: it is one.
+    """
+    with path.open("rb") as stream:
+        begin = stream.read(512).lstrip().lower()
+    asked = PurePosixPath(urlsplit(url).path).suffix.lower()
+    if begin.startswith((b"<!doctype html", b"<html")) and asked not in (".html", ".htm", ""):
+        raise FetchError("a web page, perhaps one to log in or to say no. Open the URL in a browser on this machine's network")

@@ -135,6 +135,8 @@ def isolated_environment(cache: Path, git_config: Path | None = None, config: Pa
     """
     return {
         "UV_CACHE_DIR": os.fspath(cache),
+        # by default uv makes a folder for logins in the user's home as soon as a server says no
+        "UV_CREDENTIALS_DIR": os.fspath(cache / "credentials"),
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
         "UV_NO_WRAP": "1",

@@ -44,8 +44,8 @@ def troubles(chance: random.Random) -> list[Trouble]:
         Trouble("server claims more bytes than it sends", Fault(length=10_000_000)),
         Trouble("server sends a login page with status 200", Fault(body=b"<html>Log in</html>")),
         Trouble("server redirects in a circle", Fault(status=302, headers={"Location": "/files/again"})),
-        Trouble("server says 503, twice", Fault(status=503, headers={"Retry-After": "0"}), passes=True),
-        Trouble("server says 429, twice", Fault(status=429, headers={"Retry-After": "0"}), passes=True),
+        Trouble("server says 503, once each", Fault(status=503, headers={"Retry-After": "0"}), passes=True),
+        Trouble("server says 429, once each", Fault(status=429, headers={"Retry-After": "0"}), passes=True),
         Trouble("server says 503, always", Fault(status=503, headers={"Retry-After": "0"})),
         Trouble("server says 404", Fault(status=404)),
     ]
@@ -79,7 +79,7 @@ def _troubled(scene: Scene, call: Call, trouble: Trouble, asked: list[str], befo
     try:
         if trouble.passes and not trouble.fault.pace:
             for path in asked:
-                upstream.script(path, *([trouble.fault] * (2 if trouble.fault.status else 1)))
+                upstream.script(path, trouble.fault)
         else:
             upstream.always("*", trouble.fault)
         outcome = scene.call(call)

@@ -204,6 +204,16 @@ def test_an_archive_that_must_not_be_unpacked_stops_no_other(
     assert (tmp_path / "bundle/assets" / DESTS[ROBOT] / "wx250s.urdf").exists()
 
 
+def test_a_page_to_log_in_is_no_file(tmp_path: Path, upstream: Upstream, run_module: Run) -> None:
+    args = arguments(tmp_path, upstream)
+    upstream.script(f"/{MODEL}", Fault(body=b"\n<!DOCTYPE html><html>Log in</html>"))
+    with pytest.raises(ModuleFailed, match="what came is not usable: a web page"):
+        run_module("rlinf_asset_cache", args)
+    # nothing of it is remembered
+    run_module("rlinf_asset_cache", args)
+    assert (tmp_path / "bundle/assets" / DESTS[MODEL]).read_bytes() == (upstream.root / MODEL).read_bytes()
+
+
 def test_a_failed_update_leaves_what_was_there(tmp_path: Path, upstream: Upstream, run_module: Run, tree_hash: Any) -> None:
     args = arguments(tmp_path, upstream, ROBOT)
     run_module("rlinf_asset_cache", args)
