@@ -64,9 +64,7 @@ class Node:
         self.release, self.tree, self.state = release, work / f"root-{SUITES[release]}", work / f"hosts-{SUITES[release]}"
 
     def make(self, mirrors: Mapping[str, str]) -> None:
-        """Make its tree, up to date as an installer leaves it, unless it is there."""
-        if self.tree.exists():
-            return
+        """Make its tree, up to date as an installer leaves it."""
         part = self.tree.with_suffix(".part")
         subprocess.run(["rm", "-rf", part], check=True)
         only = ["--variant=minbase", "--include=python3,openssh-server", f"--keyring={KEYRING}", "--quiet"]
@@ -167,7 +165,8 @@ class Bare:
         if not mirrors.keys() >= {"debian", "debian-security"}:
             raise Failed("This machine's own apt uses no mirrors of Debian and its security.")
         for release, node in self.nodes.items():
-            self.timed(f"{release}: a bare root, by mmdebstrap", lambda node=node: node.make(mirrors))
+            if not node.tree.exists():
+                self.timed(f"{release}: a bare root, by mmdebstrap", lambda node=node: node.make(mirrors))
         try:
             for release, node in self.nodes.items():
                 node.up(disk)
@@ -245,6 +244,7 @@ def real(run: Bare, bundle: Path) -> None:
     copy = run.work / "bundle"
     if not copy.exists():
         subprocess.run(["cp", "-al", bundle, copy], check=True)
+        (copy / ".lock").unlink(missing_ok=True)
     # the variables with which it was made
     before = Run(run.work, [VARIANTS[run.target]])
     run.everything(yaml.safe_load(before.inventory([run.target], run.work).read_text()), copy, "32G")
