@@ -53,9 +53,9 @@ def rlinf_unclaimed(catalog: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     return Catalog.parse(catalog).unclaimed(given)
 
 
-def rlinf_survey(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what a survey found as the lines of one table."""
-    return _report.survey(results)
+def rlinf_bundle_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a check of the bundle found as the lines of one table."""
+    return _report.bundle_table(results)
 
 
 def rlinf_mirrors(
@@ -270,7 +270,7 @@ class FilterModule:
             rlinf_extended,
             rlinf_closure,
             rlinf_unclaimed,
-            rlinf_survey,
+            rlinf_bundle_table,
             rlinf_mirrors,
             rlinf_target_names,
             rlinf_fleet_targets,

@@ -33,8 +33,8 @@ def states(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines or [NONE]
 
 
-def survey(results: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return what a survey of the bundle found as the lines of a table, and what a download would fetch in all."""
+def bundle_table(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a check of the bundle found as the lines of a table, and what a download would fetch in all."""
     found = list(results)
     cells = [("what", "name", "state", "to fetch", "found")]
     for result in found:

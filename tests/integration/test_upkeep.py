@@ -58,7 +58,7 @@ class Bastion:
         inventory["all"]["vars"]["rlinf_adopt_dir"] = str(self.old)
         cycle.inventory.write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
 
-    def survey(self) -> dict[str, tuple[str, str]]:
+    def check(self) -> dict[str, tuple[str, str]]:
         """Run the look and return state and what is to be fetched of each thing, by name; the last line is under the empty name."""
         output = self.cycle.play("download", *CHECK).output
         said = json.loads(re.search(r'"msg": (\[.*?\n    \])', output, re.DOTALL)[1])  # type: ignore[index]
@@ -77,7 +77,7 @@ def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
 def downloaded(bastion: Bastion) -> str:
     """Look at the empty machine first, then download; return what Ansible said."""
     assert not bastion.bundle.exists()
-    empty = bastion.survey()
+    empty = bastion.check()
     assert not bastion.bundle.exists()
     assert {state for name, (state, _size) in empty.items() if name} == {"missing"}
     assert empty["weights"] == ("missing", "2.0 kB")
@@ -102,7 +102,7 @@ def test_what_is_there_is_said_without_network_and_without_a_change(bastion: Bas
     places = (bastion.bundle, bastion.cycle.home, bastion.old)
     before = [tree(place) for place in places]
     bastion.cycle.upstream.forget()
-    found = bastion.survey()
+    found = bastion.check()
     assert {row for name, row in found.items() if name} == {("present", "-")}
     assert found[""][1] == f"{len(found) - 1} present, 0 missing, 0 damaged; a download would fetch 0 B."
     assert bastion.cycle.upstream.requests() == []
@@ -133,7 +133,7 @@ def test_damage_that_size_and_date_hide_is_found(bastion: Bastion, downloaded: s
     whole = {path: flip(path) for path in places}
     whole[bastion.bundle / gone["path"]] = (bastion.bundle / gone["path"]).read_bytes()
     (bastion.bundle / gone["path"]).unlink()
-    found = bastion.survey()
+    found = bastion.check()
     damaged = {name for name, (state, _size) in found.items() if state == "damaged"}
     assert damaged == {"tools", "my-tools", "extra", "weights", "maniskill-widowx250s", TARGET}
     assert found["weights"] == ("damaged", "2.0 kB")

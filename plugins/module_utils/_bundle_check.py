@@ -41,7 +41,7 @@ class Item:
 
     @property
     def json(self) -> dict[str, Any]:
-        return {**asdict(self), "changed": False, "seconds": 0.0}
+        return {**asdict(self), "changed": False}
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Wanted:
     """Each with its project."""
 
 
-def survey(bundle: Bundle, wanted: Wanted, fetcher: Fetcher, *, jobs: int) -> list[Item]:
+def check_bundle(bundle: Bundle, wanted: Wanted, fetcher: Fetcher, *, jobs: int) -> list[Item]:
     """Look at everything that is asked for; return an item for each thing.
 
     :param fetcher: with the bundle's records.
     :param jobs: how many files are hashed at a time.
     :raises BundleError: the manifest or a record is damaged.
     """
-    return list(_Survey(bundle, fetcher, *_compared(bundle, jobs)).items(wanted))
+    return list(_Check(bundle, fetcher, *_compared(bundle, jobs)).items(wanted))
 
 
 def _compared(bundle: Bundle, jobs: int) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]]:
@@ -76,7 +76,7 @@ def _compared(bundle: Bundle, jobs: int) -> tuple[Mapping[str, Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Survey:
+class _Check:
     """A bundle as it was found: the *files* of its manifest, and what is *wrong* with some of them."""
 
     bundle: Bundle

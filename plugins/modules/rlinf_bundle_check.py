@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: rlinf_survey
+module: rlinf_bundle_check
 short_description: Say what a bundle holds of what is asked for
 version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
@@ -50,7 +50,7 @@ requirements:
 
 EXAMPLES = r"""
 - name: Say what the bundle lacks
-  rlinf.offline.rlinf_survey:
+  rlinf.offline.rlinf_bundle_check:
     bundle_dir: /srv/bundle
     catalog: "{{ my_catalog }}"
     targets: [openvla]
@@ -81,9 +81,6 @@ results:
     bytes:
       description: How many bytes a download would fetch; null where only fetching tells.
       type: int
-    seconds:
-      description: Always 0.
-      type: float
 """
 
 from pathlib import Path
@@ -113,8 +110,8 @@ def main() -> None:
 
 def work(params: dict[str, Any]) -> dict[str, Any]:
     """Look at everything; nothing is changed."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._bundle_check import Wanted, check_bundle
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
-    from ansible_collections.rlinf.offline.plugins.module_utils._survey import Wanted, survey
 
     catalog = Catalog.parse(params["catalog"])
     closure = catalog.closure(params["targets"], params["leave_out"], params["further"])
@@ -126,7 +123,7 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
     )
     bundle = Bundle(Path(params["bundle_dir"]).resolve())
     fetcher = Fetcher(Network.of(params), records=Records.of(bundle))
-    results = [item.json for item in survey(bundle, wanted, fetcher, jobs=params["jobs"])]
+    results = [item.json for item in check_bundle(bundle, wanted, fetcher, jobs=params["jobs"])]
     return {"changed": False, "results": results}
 
 
