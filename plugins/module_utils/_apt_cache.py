@@ -24,6 +24,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     read_json,
     remove,
     sha256_bytes,
+    sha256_file,
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
@@ -103,7 +104,7 @@ class AptCache:
         known = self._known(folder)
         definition = release.definition()
         before = tuple(sorted(file["filename"] for file in known["files"])) if known else ()
-        if known and known["definition"] == definition and release.name not in self.update:
+        if known and known["definition"] == definition and _written(folder, known) and release.name not in self.update:
             return self._complete(release, folder, known, before, check=check)
         release = replace(release, sources=located(release.sources))
         with self._scratch(release, check=check) as path:
@@ -118,9 +119,10 @@ class AptCache:
             "packages": sorted(release.packages),
             "files": files,
             "before_push": first,
+            "index": sha256_bytes(packages.encode()),
         }
-        changed = known is None or known != record
-        reason = "resolved for the first time" if known is None else "resolved again" + ("" if changed else ", the same")
+        changed = known is None or known != record or not _written(folder, known)
+        reason = "resolved for the first time" if known is None else "resolved again" + ("" if known != record else ", the same")
         if not check:
             self._fetch(release, folder, files)
             self._write(folder, record, packages)
@@ -148,12 +150,9 @@ class AptCache:
         """Bring again what is missing of a repository; it must be the same bytes."""
         files = known["files"]
         missing = [file for file in files if not _there(folder, file)]
-        written = (folder / "Packages").is_file() and (folder / "Release").is_file()
-        if not missing and written:
+        if not missing:
             size = sum(file["size"] for file in files)
             return Outcome(release.name, False, "present", "every file is there", len(files), size, before, before)
-        if not written:
-            raise AptError(f"{folder}: its Packages or Release is not there. Name {release.name} in rlinf_update to have it made anew.")
         if not check:
             self._fetch(replace(release, sources=located(release.sources)), folder, missing)
         size = sum(file["size"] for file in missing)
@@ -225,6 +224,12 @@ class AptCache:
         for path in folder.glob("*.deb"):
             if path.name not in wanted:
                 path.unlink()
+
+
+def _written(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether the indexes are those of this record, which is written last: a run that was cut off between them leaves others."""
+    packages = folder / "Packages"
+    return (folder / "Release").is_file() and packages.is_file() and sha256_file(packages) == record["index"]
 
 
 def _there(folder: Path, file: Mapping[str, Any]) -> bool:
