@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo real bench pins build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo real bare bench pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ demo: setup ## The whole job against a small upstream on loopback (no root)
 
 real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com where it cannot be reached (root)
 	$(venv)/python -m tests.real.run
+
+bare: setup ## Nodes with nothing but python3 and sshd, of two releases, to a target (root, mmdebstrap, network; ARGUMENTS="--bundle DIR")
+	$(venv)/python -m tests.real.bare $(ARGUMENTS)
 
 bench: real ## The figures of docs/benchmarks.md: they are taken by make real
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ class Fleet:
     """Hosts in namespaces of their own, the last of which says that it runs Ubuntu and is entered as a user with sudo."""
 
     def __init__(self, state: Path, count: int) -> None:
+        if os.geteuid():
+            raise PermissionError("This test makes hosts in namespaces, which needs root: sudo make integration")
         self.state = state
         subprocess.run([HOSTS, "up", str(count), state], check=True, capture_output=True)
         listed = subprocess.run([HOSTS, "list", state], check=True, capture_output=True, text=True).stdout
