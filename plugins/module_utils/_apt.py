@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 
 RECORD = "packages.json"
 """Beside the packages of a repository: which were asked for, and every file with its digest."""
@@ -54,39 +51,3 @@ def install_command(packages: Iterable[str]) -> str:
 def unmet(stdout: str) -> str:
     """Return which dependencies apt-get found unmet, or nothing; it lists them on its standard output."""
     return stdout.partition("The following packages have unmet dependencies:")[2].strip()
-
-
-# -- what playbook survey found ------------------------------------------------------------------------------------------------
-
-
-def surveyed_releases(survey: Path, architecture: str) -> list[str]:
-    """Return the releases that the nodes of a survey run, sorted.
-
-    :raises AptError: the file is none of playbook survey's.
-    """
-    return sorted({node["release"] for node in _nodes(_read(survey), architecture) if node.get("packages")})
-
-
-def surveyed_states(survey: Path, release: str, architecture: str) -> list[str]:
-    """Return the package states of a survey's nodes that run *release*, each once.
-
-    :raises AptError: the file is none of playbook survey's.
-    """
-    found = _read(survey)
-    digests = {node["packages"] for node in _nodes(found, architecture) if node["release"] == release and node.get("packages")}
-    missing = sorted(digests - found["states"].keys())
-    if missing:
-        raise AptError(f"{survey}: the package state {missing[0][:12]} is not in it. Run rlinf.offline.survey again.")
-    return [found["states"][digest] for digest in sorted(digests)]
-
-
-def _read(survey: Path) -> dict[str, Any]:
-    found = read_json(survey, AptError)
-    whole = isinstance(found, dict) and found.get("format") == 1 and all(isinstance(found.get(key), dict) for key in ("nodes", "states"))
-    if not whole:
-        raise AptError(f"{survey} is not what rlinf.offline.survey of this version writes. Run it again, or correct rlinf_survey_file.")
-    return dict(found)
-
-
-def _nodes(found: Mapping[str, Any], architecture: str) -> list[Mapping[str, Any]]:
-    return [node for node in found["nodes"].values() if node.get("release") and node.get("architecture") == architecture]

@@ -25,6 +25,13 @@ from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 _INST = re.compile(r"Inst (?P<package>\S+) (?:\[(?P<old>[^\]]+)\] )?\((?P<new>\S+)")
 _REMV = re.compile(r"Remv (?P<package>\S+)")
 _INSTALLED = "ii "
+# deb-control(5); each of them is one line
+_RESOLVED_BY = frozenset(
+    {
+        *("Package", "Status", "Version", "Architecture", "Multi-Arch", "Essential", "Protected", "Priority", "Section", "Provides"),
+        *("Depends", "Pre-Depends", "Conflicts", "Breaks", "Replaces", "Recommends"),
+    }
+)
 # no package asks anything, and none restarts services
 _QUIET = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -258,6 +265,19 @@ def installed() -> set[str]:
             names.add(package)
             names.update(re.split(r"[ (:]", item.strip(), maxsplit=1)[0] for item in provides.split(",") if item.strip())
     return names
+
+
+def package_state(status: Path = Path("/var/lib/dpkg/status")) -> str:
+    """Return what dpkg says of every package, without what only people read: apt resolves by it on another machine.
+
+    :raises OSError: there is no such file.
+    """
+    stanzas = []
+    for stanza in status.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+        lines = [line for line in stanza.splitlines() if line.partition(":")[0] in _RESOLVED_BY]
+        if lines:
+            stanzas.append("".join(f"{line}\n" for line in lines))
+    return "\n".join(sorted(stanzas))
 
 
 def release_name(os_release: Path = Path("/etc/os-release")) -> str:

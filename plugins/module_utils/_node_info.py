@@ -72,6 +72,7 @@ def gather(
     environment: str | None = None,
     programs: Sequence[str] = (),
     packages: Mapping[str, Sequence[str]] | None = None,
+    package_state: bool = False,
     patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Return everything that is known of this node.
@@ -82,6 +83,7 @@ def gather(
     :param environment: an environment that exists already and is installed into.
     :param programs: names of programs to look for, beside :data:`TOOLS`.
     :param packages: the system packages that shall be there, by release; under an empty name those of any other.
+    :param package_state: whether to return dpkg's whole state, too.
     :param patience: seconds for each thing that could hang.
     """
     home = home_directory()
@@ -101,7 +103,7 @@ def gather(
     questions: dict[str, Callable[[], Any]] = {
         "bundle": lambda: bundle_state(bundle, node),
         "gpus": lambda: gpus(patience),
-        "system": lambda: system(packages or {}),
+        "system": lambda: system(packages or {}, package_state),
         "pythons": lambda: find_pythons(pythons, home, patience),
         "tools": lambda: tools(programs, patience),
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
@@ -296,7 +298,7 @@ def distribution() -> dict[str, str | None]:
     return {"id": found.get("ID"), "version": found.get("VERSION_ID"), "name": found.get("PRETTY_NAME")}
 
 
-def system(packages: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def system(packages: Mapping[str, Sequence[str]], package_state: bool = False) -> dict[str, Any]:
     """Return release and architecture as a bundle names them, and which of the packages for this release are not installed.
 
     Without dpkg there is no architecture and nothing is missing that could be named.
@@ -306,7 +308,8 @@ def system(packages: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         return {"release": release}
     wanted = packages.get(release, packages.get("", ()))
     missing = sorted(set(wanted) - _apt_install.installed())
-    return {"release": release, "architecture": _apt_install.dpkg_architecture(), "missing": missing}
+    state = {"state": _apt_install.package_state()} if package_state else {}
+    return {"release": release, "architecture": _apt_install.dpkg_architecture(), "missing": missing, **state}
 
 
 def container() -> str | None:

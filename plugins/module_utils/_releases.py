@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, INDEXES, RECORD, installs, renamed, surveyed_releases
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, INDEXES, RECORD, installs, renamed
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Release, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._survey import surveyed_releases
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, check_url
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 from ansible_collections.rlinf.offline.plugins.module_utils._wishes import Wish

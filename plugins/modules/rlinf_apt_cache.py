@@ -141,11 +141,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import surveyed_states
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Source
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._survey import surveyed_states
 
 SOURCE: dict[str, Any] = {
     "mirror": {"type": "str", "required": True},

@@ -50,6 +50,10 @@ options:
     description: The system packages that shall be there, a list for each release such as V(debian-12). Under an empty name are those of any other.
     type: dict
     default: {}
+  package_state:
+    description: Whether to return the state of every system package, from which apt can resolve on another machine.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -122,6 +126,7 @@ node:
       description:
         - C(release) such as V(debian-12), and C(architecture) in Debian's words, none where there is no dpkg.
         - C(missing) names the packages asked for that are not installed. Or a C(problem).
+        - C(state) is what dpkg says of every package, with O(package_state=true).
       type: dict
     container:
       description: What kind of container this is in, such as V(docker), as far as that can be told cheaply.
@@ -166,6 +171,7 @@ ARGUMENTS: dict[str, Any] = {
     "pythons": {"type": "list", "elements": "str", "default": []},
     "programs": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "dict", "default": {}},
+    "package_state": {"type": "bool", "default": False},
 }
 
 
