@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -160,11 +159,6 @@ def apt_of_this_machine() -> str:
     return subprocess.run(["bash", "-c", f"{APT}; {SELECTIONS}"], check=True, capture_output=True, text=True).stdout
 
 
-def words(table: str) -> str:
-    """Return a table of misfits as one line."""
-    return " ".join(table.replace('",', " ").replace('"', " ").split())
-
-
 def test_one_bundle_serves_two_releases(fleet: Fleet, cycle: Cycle, bundled: Path) -> None:
     """Each node gets what its release calls it, out of the bundle alone; root is taken for that one task; nobody's apt is touched.
 
@@ -183,7 +177,6 @@ def test_one_bundle_serves_two_releases(fleet: Fleet, cycle: Cycle, bundled: Pat
     )
     assert set(brought) < set(cycle.manifest()["files"])
     before = {host: (fleet.shell(host, APT), set(fleet.shell(host, SELECTIONS).splitlines())) for host in fleet.addresses}
-    cycle.play("preflight", inventory=bundled)
     cycle.play("push", "--check", inventory=bundled)
     assert fleet.shell("node1", "ls /srv") == "" and "rsync" not in fleet.shell("node1", SELECTIONS)
     cycle.play("push", inventory=bundled)
@@ -204,11 +197,15 @@ def test_one_bundle_serves_two_releases(fleet: Fleet, cycle: Cycle, bundled: Pat
 
 def test_what_the_bundle_has_not_is_named_before_anything_changes(cycle: Cycle, bundled: Path) -> None:
     """A node that lacks what the bundle lacks, too, is told of it; where it must be there, it is held back."""
-    other = {"rlinf_system_packages": ["rlinf-test-nowhere"], "rlinf_system_packages_state": "auto"}
-    said = words(cycle.play("preflight", "--limit", "node1", "-e", json.dumps(other), inventory=bundled).output)
-    assert f"note: packages of {OWN}/amd64: rlinf-test-nowhere missing, and the bundle was made without" in said
+    written = yaml.safe_load(bundled.read_text())
+    nodes = written["all"]["children"]["rlinf_nodes"]["hosts"]
+    for node, state in (("node1", "auto"), ("node2", "checked")):
+        nodes[node] |= {"rlinf_system_packages": ["rlinf-test-nowhere"], "rlinf_system_packages_state": state}
+    other = bundled.with_name("other.yml")
+    other.write_text(yaml.safe_dump(written))
     with pytest.raises(PlayFailed) as failed:
-        cycle.play("preflight", "-e", json.dumps({**other, "rlinf_system_packages_state": "checked"}), inventory=bundled)
-    said = words(str(failed.value))
+        cycle.play("preflight", inventory=other)
+    said = " ".join(str(failed.value).replace('",', " ").replace('"', " ").split())
+    assert f"note: packages of {OWN}/amd64: rlinf-test-nowhere missing, and the bundle was made without" in said
     assert "system packages: rlinf-test-nowhere missing" in said
     assert "apt-get install --no-install-recommends rlinf-test-nowhere" in said
