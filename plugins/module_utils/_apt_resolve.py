@@ -145,7 +145,7 @@ class Root:
             if not Path(source.keyring).is_file():
                 raise AptError(
                     f"{source.url}: its keyring {source.keyring} is not there. Install the package that holds it "
-                    "(debian-archive-keyring, ubuntu-keyring), copy it from a machine of that distribution, or name another in rlinf_catalog (releases, keyring)."
+                    "(debian-archive-keyring, ubuntu-keyring), copy it from such a machine, or name another in rlinf_catalog (releases, keyring)."
                 )
         remove(self.path)
         for folder in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "lists/partial", "archives/partial"):

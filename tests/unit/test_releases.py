@@ -74,7 +74,7 @@ def test_without_any_named_those_of_a_survey_count(tmp_path: Path) -> None:
     }
     survey = tmp_path / "survey.json"
     assert releases({"node": {}}, str(survey), rlinf_releases=[]) == []
-    survey.write_text(json.dumps({"format": 1, "nodes": nodes, "states": {}}))
+    survey.write_text(json.dumps({"format": 1, "nodes": nodes, "states": {"0": ""}}))
     assert [release["name"] for release in releases({"node": {}}, str(survey), rlinf_releases=[])] == ["debian-12"]
     assert [release["name"] for release in releases({"node": {}}, str(survey))] == ["ubuntu-22.04"]
     assert [r["architecture"] for r in releases({"node": {}}, str(survey), rlinf_releases=[], rlinf_platform="aarch64-manylinux_2_31")] == [
