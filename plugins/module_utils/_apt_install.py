@@ -24,7 +24,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 # Inst libfoo [1.0] (1.1 Debian:12 [amd64]); the version in brackets is the one that is there
 _INST = re.compile(r"Inst (?P<package>\S+) (?:\[(?P<old>[^\]]+)\] )?\((?P<new>\S+)")
 _REMV = re.compile(r"Remv (?P<package>\S+)")
-_INSTALLED = "ii "
+# whatever is wanted of it (a hold, for one), it is installed, and nothing is wrong with it: dpkg-query(1)
+_INSTALLED = re.compile(r".i ")
 # deb-control(5); each of them is one line
 _RESOLVED_BY = frozenset(
     {
@@ -248,7 +249,7 @@ def reasons(stdout: str, stderr: str) -> str:
 
 
 def installed() -> set[str]:
-    """Return the names of the packages that are installed, and what they provide.
+    """Return the names of the packages that are installed for this system's own architecture, and what they provide.
 
     :raises AptError: this system has no dpkg.
     """
@@ -257,11 +258,13 @@ def installed() -> set[str]:
             "This node has no dpkg: system packages come for Debian and Ubuntu. "
             "Set rlinf_system_packages_state: ignored and install what it needs yourself."
         )
-    said = run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Provides}\\n"], what="asking dpkg what is installed").stdout
+    wanted = "${db:Status-Abbrev}|${Architecture}|${Package}|${Provides}\\n"
+    said = run(["dpkg-query", "-W", "-f", wanted], what="asking dpkg what is installed").stdout
+    native = {dpkg_architecture(), "all"}
     names: set[str] = set()
     for line in said.splitlines():
-        status, package, provides = line.split("|", 2)
-        if status == _INSTALLED:
+        status, architecture, package, provides = line.split("|", 3)
+        if _INSTALLED.match(status) and architecture in native:
             names.add(package)
             names.update(re.split(r"[ (:]", item.strip(), maxsplit=1)[0] for item in provides.split(",") if item.strip())
     return names

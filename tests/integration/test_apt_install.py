@@ -149,6 +149,14 @@ def test_quad(node: Node, packages: Packages) -> None:
     assert set(selected.splitlines()) <= set(node.shell(SELECTIONS).splitlines())
 
 
+def test_what_is_held_is_there_and_what_is_of_another_architecture_is_not(node: Node, packages: Packages) -> None:
+    node.shell("apt-mark hold bash")
+    assert not node.module(packages.arguments("bash"))["changed"]
+    foreign = "Package: rlinf-test-a\\nStatus: install ok installed\\nArchitecture: s390x\\nVersion: 1\\nMaintainer: x\\nDescription: x\\n"
+    node.shell(f"dpkg --add-architecture s390x && printf '\\n{foreign}' >> /var/lib/dpkg/status && dpkg-query -W rlinf-test-a:s390x")
+    assert "missing: rlinf-test-a." in node.module(packages.arguments("rlinf-test-a", state="checked"))["msg"]
+
+
 def test_a_user_file_stays(node: Node, packages: Packages) -> None:
     node.shell("mkdir -p /etc/rlinf-test && echo mine > /etc/rlinf-test/vendor.json")
     assert not node.module(packages.arguments("bash", files={"/etc/rlinf-test/vendor.json": "{}\n"}))["changed"]
