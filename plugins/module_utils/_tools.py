@@ -1,7 +1,7 @@
 # Copyright (c) The rlinf.offline authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bundle's ``tools/``: the wheels of uv and of what our modules need on a node, and the collection's own archive."""
+"""The bundle's ``tools/``: wheels for nodes and for a control node without network, and the collection's own archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,9 +35,11 @@ from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQU
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
 OLDEST_PYTHON = "3.10"
-"""The wheels are for this Python and every newer one."""
+"""The wheels of nodes are for this Python and every newer one."""
 ARCHIVE = "rlinf-offline.tar.gz"
-# uv is taken out of its wheel; the private environment of a node does not hold it
+MAKER = "make-control-node"
+"""The script that makes a control node out of a bundle."""
+# uv is taken out of its wheel; what is installed does not hold it
 _NOT_INSTALLED = frozenset({"uv"})
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
@@ -53,8 +55,8 @@ class Tool:
     sha256: str
     size: int | None
 
-    def present(self, bundle: Bundle) -> bool:
-        place = bundle.tools / self.filename
+    def present(self, folder: Path) -> bool:
+        place = folder / self.filename
         return place.is_file() and sha256_file(place) == self.sha256
 
 
@@ -83,36 +85,106 @@ class Requirements:
         return cls(text, lines)
 
 
-def read_record(bundle: Bundle) -> dict[str, Any]:
-    """Return ``records/tools.json``: what the wheels were chosen by, and the wheels."""
-    try:
-        return dict(read_json(bundle.records / "tools.json", BundleError))
-    except FileNotFoundError:
-        return {}
+@dataclass(frozen=True)
+class Kit:
+    """Wheels that travel together: those that nodes are prepared with, or those of a control node.
 
-
-def chosen_by(requirements: Requirements, platform: _wheel.Platform) -> str:
-    """Return the digest of what decides which wheels are taken."""
-    return sha256_bytes(json_bytes({"requirements": requirements.text, "platform": str(platform), "python": OLDEST_PYTHON}))
-
-
-def choose(requirements: Requirements, platform: _wheel.Platform, uv: Uv) -> list[Tool]:
-    """Ask the index for the wheels of the requirements, and of nothing that they require: all of it is listed.
-
-    :raises BundleError: no wheel fits the nodes, or its digest is not one of those listed.
-    :raises ProcessError: the index cannot be asked, or lacks a version.
+    :param name: of its record below ``records/``.
+    :param folder: where they lie.
+    :param pythons: the versions of Python that they are chosen for; wheels that serve several are there once.
+    :param lists: the file below *folder* that lists, with hashes, what is installed, for each of them.
+    :param elsewhere: names of what is needed too, and is there already.
     """
-    with tempfile.TemporaryDirectory(prefix="rlinf-tools-") as scratch:
-        listed, output = Path(scratch, "tools.in"), Path(scratch, "pylock.tools.toml")
-        listed.write_text("".join(f"{line}\n" for line in requirements.lines), encoding="utf-8")
-        options = ["--quiet", "--no-deps", "--no-header", "--no-annotate", "--only-binary", ":all:", "--format", "pylock.toml"]
-        machine = ["--python", sys.executable, "--python-version", OLDEST_PYTHON, "--python-platform", str(platform)]
-        arguments: list[str | os.PathLike[str]] = ["pip", "compile", *options, *machine, listed, "--output-file", output]
-        uv.run(arguments, what="asking the index for the nodes' tools", cwd=Path(scratch))
-        packages = _pylock.read(output)["packages"]
-    tags = _wheel.supported_tags(OLDEST_PYTHON, platform)
-    allowed = {_key(line): digests for line, digests in requirements.lines.items()}
-    return [_tool(package, tags, allowed.get(_key(package["name"]), frozenset())) for package in packages]
+
+    name: str
+    folder: Path
+    requirements: Requirements
+    platform: _wheel.Platform
+    pythons: tuple[str, ...]
+    lists: Mapping[str, str]
+    elsewhere: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_nodes(cls, bundle: Bundle, requirements: Requirements, platform: _wheel.Platform) -> Kit:
+        return cls("tools", bundle.tools, requirements, platform, (OLDEST_PYTHON,), {OLDEST_PYTHON: REQUIREMENTS})
+
+    @classmethod
+    def of_control_nodes(cls, bundle: Bundle, requirements: Requirements, platform: _wheel.Platform, pythons: Sequence[str]) -> Kit:
+        lists = {python: f"requirements-{python}.txt" for python in pythons}
+        return cls("control", bundle.tools / "control", requirements, platform, tuple(pythons), lists, _NOT_INSTALLED)
+
+    @property
+    def chosen_by(self) -> str:
+        """The digest of what decides which wheels are taken."""
+        parts = {"requirements": self.requirements.text, "platform": str(self.platform), "pythons": self.pythons}
+        return sha256_bytes(json_bytes(parts))
+
+    def known(self, bundle: Bundle) -> dict[str, list[Tool]] | None:
+        """Return the wheels on record for each Python, or nothing if they were chosen by something else."""
+        try:
+            record = read_json(self._record(bundle), BundleError)
+        except FileNotFoundError:
+            return None
+        if record.get("chosen_by") != self.chosen_by:
+            return None
+        return {python: [Tool(**wheel) for wheel in wheels] for python, wheels in record["wheels"].items()}
+
+    def choose(self, uv: Uv) -> dict[str, list[Tool]]:
+        """Ask the index for the wheels, and for nothing that they require: all of it is listed.
+
+        :raises BundleError: no wheel fits, or its digest is not one of those listed.
+        :raises ProcessError: the index cannot be asked, or lacks a version.
+        """
+        return {python: [tool for tool in self._choose(uv, python) if tool.name not in self.elsewhere] for python in self.pythons}
+
+    def _choose(self, uv: Uv, python: str) -> list[Tool]:
+        with tempfile.TemporaryDirectory(prefix="rlinf-tools-") as scratch:
+            listed, output = Path(scratch, "tools.in"), Path(scratch, "pylock.tools.toml")
+            listed.write_text("".join(f"{line}\n" for line in self.requirements.lines), encoding="utf-8")
+            options = ["--quiet", "--no-deps", "--no-header", "--no-annotate", "--only-binary", ":all:", "--format", "pylock.toml"]
+            machine = ["--python", sys.executable, "--python-version", python, "--python-platform", str(self.platform)]
+            arguments: list[str | os.PathLike[str]] = ["pip", "compile", *options, *machine, listed, "--output-file", output]
+            uv.run(arguments, what="asking the index for the nodes' tools", cwd=Path(scratch))
+            packages = _pylock.read(output)["packages"]
+        tags = _wheel.supported_tags(python, self.platform)
+        allowed: dict[str, frozenset[str]] = {}
+        for line, digests in self.requirements.lines.items():
+            allowed[_key(line)] = allowed.get(_key(line), frozenset()) | digests
+        return [_tool(package, tags, allowed.get(_key(package["name"]), frozenset())) for package in packages]
+
+    def texts(self, tools: Mapping[str, Sequence[Tool]]) -> dict[Path, str]:
+        """Return what is installed for each Python, with hashes, by the file that lists it."""
+        return {self.folder / self.lists[python]: requirements_text(wheels) for python, wheels in tools.items()}
+
+    def gather(self, tools: Mapping[str, Sequence[Tool]], fetcher: Fetcher) -> None:
+        """Bring the wheels that are not there, and remove those of other versions.
+
+        :raises FetchError: one could not be had; each is named.
+        """
+        wanted = unique(tools)
+        missing = [tool for tool in wanted if not tool.present(self.folder)]
+        downloads = [Download(tool.url, self.folder / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
+        fetcher.fetch_every(downloads, "tools")
+        files = {tool.filename for tool in wanted} | set(self.lists.values())
+        for path in [*self.folder.glob("*.whl"), *self.folder.glob("requirements-*.txt")]:
+            if path.name not in files:
+                remove(path)
+
+    def record(self, bundle: Bundle, tools: Mapping[str, Sequence[Tool]]) -> None:
+        """Write what was chosen; after it the wheels are known not to have to be asked for again."""
+        for path, text in self.texts(tools).items():
+            atomic_write(path, text.encode())
+        bundle.records.mkdir(parents=True, exist_ok=True)
+        wheels = {python: [vars(tool) for tool in chosen] for python, chosen in tools.items()}
+        write_json(self._record(bundle), {"format": 1, "chosen_by": self.chosen_by, "wheels": wheels})
+
+    def _record(self, bundle: Bundle) -> Path:
+        return bundle.records / f"{self.name}.json"
+
+
+def unique(tools: Mapping[str, Iterable[Tool]]) -> list[Tool]:
+    """Return the wheels of several Pythons, each once."""
+    return list({tool.filename: tool for wheels in tools.values() for tool in wheels}.values())
 
 
 def _key(requirement: str) -> str:
@@ -140,27 +212,6 @@ def requirements_text(tools: Iterable[Tool]) -> str:
     """Return what a node installs into its private environment, with hashes."""
     wanted = [tool for tool in sorted(tools, key=lambda tool: tool.name) if tool.name not in _NOT_INSTALLED]
     return "".join(f"{tool.name}=={tool.version} --hash=sha256:{tool.sha256}\n" for tool in wanted)
-
-
-def gather(bundle: Bundle, tools: Iterable[Tool], fetcher: Fetcher) -> None:
-    """Bring the wheels that are not there, and remove those of other versions.
-
-    :raises FetchError: one could not be had; each is named.
-    """
-    wanted = list(tools)
-    missing = [tool for tool in wanted if not tool.present(bundle)]
-    downloads = [Download(tool.url, bundle.tools / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
-    fetcher.fetch_every(downloads, "tools")
-    for path in set(bundle.tools.glob("*.whl")) - {bundle.tools / tool.filename for tool in wanted}:
-        remove(path)
-
-
-def record(bundle: Bundle, digest: str, tools: Iterable[Tool]) -> None:
-    """Write what was chosen; after it the wheels are known not to have to be asked for again."""
-    listed = list(tools)
-    bundle.records.mkdir(parents=True, exist_ok=True)
-    atomic_write(bundle.tools / REQUIREMENTS, requirements_text(listed).encode())
-    write_json(bundle.records / "tools.json", {"format": 1, "chosen_by": digest, "wheels": [vars(tool) for tool in listed]})
 
 
 # -- the collection itself -----------------------------------------------------------------------------------------------------------

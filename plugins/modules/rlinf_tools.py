@@ -31,6 +31,17 @@ options:
     description: Machine and glibc of the nodes.
     type: str
     default: x86_64-manylinux_2_31
+  control_requirements:
+    description:
+      - The content of a requirements file that lists ansible-core and everything that a machine needs which runs the playbooks, what that needs included.
+      - Where it is given, C(tools/) holds the wheels, and a script that makes a control node without network of a bundle.
+    type: str
+    default: ""
+  control_pythons:
+    description: The versions of Python that such a machine may have.
+    type: list
+    elements: str
+    default: ["3.10", "3.11", "3.12", "3.13"]
   collection_dir:
     description: Where this collection is installed, or a checkout of it. Without it the archive is left as it is.
     type: path
@@ -93,6 +104,8 @@ ARGUMENTS: dict[str, Any] = {
     **INDEX,
     "requirements": {"type": "str", "required": True},
     "platform": {"type": "str", "default": "x86_64-manylinux_2_31"},
+    "control_requirements": {"type": "str", "default": ""},
+    "control_pythons": {"type": "list", "elements": "str", "default": ["3.10", "3.11", "3.12", "3.13"]},
     "collection_dir": {"type": "path"},
     "uv": {"type": "path"},
 }
@@ -105,61 +118,68 @@ def main() -> None:
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    """Bring wheels and archive, or say what is missing."""
-    network, folder = Network.of(module.params), module.params["collection_dir"]
-    with opened(module) as bundle:
-        if not module.check_mode:
-            bundle.tools.mkdir(parents=True, exist_ok=True)
-        outcomes = wheels(module, bundle, network)
-        if folder:
-            outcomes.append(archive(Path(folder).resolve(), bundle, check=module.check_mode))
-    return answer(outcomes, "tools", diff=module._diff)
-
-
-def wheels(module: AnsibleModule, bundle: Bundle, network: Network) -> list[Tried]:
-    """Bring the wheels; the index is asked only when the requirements are others than those recorded."""
-    from ansible_collections.rlinf.offline.plugins.module_utils import _tools
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
-    from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQUIREMENTS
+    """Bring wheels, archive and script, or say what is missing."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._tools import Kit, Requirements
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
 
     params = module.params
-    requirements, platform = _tools.Requirements.parse(params["requirements"]), Platform.parse(params["platform"])
-    digest, known = _tools.chosen_by(requirements, platform), _tools.read_record(bundle)
-    same = known.get("chosen_by") == digest
-    if module.check_mode and not same:
-        return [outcome_of(line, True, "absent", "would be fetched") for line in requirements.lines]
-    if same:
-        tools = [_tools.Tool(**wheel) for wheel in known["wheels"]]
-    else:
+    folder, platform = params["collection_dir"], Platform.parse(params["platform"])
+    with opened(module) as bundle:
+        kits = [Kit.of_nodes(bundle, Requirements.parse(params["requirements"]), platform)]
+        if params["control_requirements"]:
+            wanted = Requirements.parse(params["control_requirements"])
+            kits.append(Kit.of_control_nodes(bundle, wanted, platform, params["control_pythons"]))
+        outcomes = [outcome for kit in kits for outcome in wheels(module, bundle, kit)]
+        if folder:
+            outcomes += archive(Path(folder).resolve(), bundle, control=len(kits) > 1, check=module.check_mode)
+    return answer(outcomes, "tools", diff=module._diff)
+
+
+def wheels(module: AnsibleModule, bundle: Bundle, kit: Any) -> list[Tried]:
+    """Bring the wheels of a kit; the index is asked only when the requirements are others than those recorded."""
+    from ansible_collections.rlinf.offline.plugins.module_utils import _tools
+    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
+
+    params, network = module.params, Network.of(module.params)
+    tools = known = kit.known(bundle)
+    if tools is None and module.check_mode:
+        return [outcome_of(line, True, "absent", "would be fetched") for line in kit.requirements.lines]
+    if tools is None:
         env = {**isolated_environment(bundle.cache / "uv"), **network.uv_variables}
-        tools = _tools.choose(requirements, platform, Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env))
-    present = {tool.filename for tool in tools if tool.present(bundle)}
-    listed = bundle.tools / REQUIREMENTS
-    written = listed.is_file() and listed.read_text(encoding="utf-8") == _tools.requirements_text(tools)
-    if not module.check_mode and (len(present) < len(tools) or not same or not written):
-        _tools.gather(bundle, tools, Fetcher(network))
-        _tools.record(bundle, digest, tools)
+        tools = kit.choose(Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env))
+    wanted = _tools.unique(tools)
+    present = {tool.filename for tool in wanted if tool.present(kit.folder)}
+    lists = {path: path.is_file() and path.read_text(encoding="utf-8") == text for path, text in kit.texts(tools).items()}
+    if not module.check_mode and (len(present) < len(wanted) or known is None or not all(lists.values())):
+        kit.folder.mkdir(parents=True, exist_ok=True)
+        kit.gather(tools, Fetcher(network))
+        kit.record(bundle, tools)
     state = "absent" if module.check_mode else "present"
     outcomes = [
         outcome_of(tool.filename, False, "present", "there before", tool.size)
         if tool.filename in present
         else outcome_of(tool.filename, True, state, "was missing", tool.size)
-        for tool in tools
+        for tool in wanted
     ]
-    return [*outcomes, *([] if written else [outcome_of(listed.name, True, state, "the wheels are others")])]
+    return [*outcomes, *(outcome_of(path.name, True, state, "the wheels are others") for path, same in lists.items() if not same)]
 
 
-def archive(root: Path, bundle: Bundle, *, check: bool) -> Tried:
-    """Have this collection's archive in the bundle, for a control node without network."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._tools import ARCHIVE, archive_bytes, collection_files
+def archive(root: Path, bundle: Bundle, *, control: bool, check: bool) -> list[Tried]:
+    """Have this collection's archive in the bundle, and with *control* what makes a control node of it."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._tools import ARCHIVE, MAKER, archive_bytes, collection_files
 
-    content, place = archive_bytes(collection_files(root)), bundle.tools / ARCHIVE
-    there = place.is_file() and sha256_file(place) == sha256_bytes(content)
-    if not there and not check:
-        atomic_write(place, content)
-    state, reason = ("absent" if check and not there else "present"), ("there before" if there else "other files")
-    return outcome_of(ARCHIVE, not there, state, reason, len(content))
+    files = collection_files(root)
+    contents = {ARCHIVE: archive_bytes(files), **({MAKER: files[f"roles/download/files/{MAKER}"]} if control else {})}
+    outcomes = []
+    for name, content in contents.items():
+        place = bundle.tools / name
+        there = place.is_file() and sha256_file(place) == sha256_bytes(content)
+        if not there and not check:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(place, content)
+        state, reason = ("absent" if check and not there else "present"), ("there before" if there else "other files")
+        outcomes.append(outcome_of(name, not there, state, reason, len(content)))
+    return outcomes
 
 
 def outcome_of(name: str, changed: bool, state: str, reason: str, size: int | None = None) -> Tried:

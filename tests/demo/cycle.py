@@ -208,6 +208,8 @@ def bastion_variables(world: demo_world.World, upstream: str) -> dict[str, Any]:
         "rlinf_url_rewrites": world.url_rewrites(upstream),
         "rlinf_index_url": world.index_url(upstream),
         "rlinf_runtime_requirements": str(world.runtime_requirements),
+        # the wheels of ansible-core and of all that it needs take a while to be made
+        "rlinf_control_node": False,
     }
 
 
