@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -108,6 +109,25 @@ def rlinf_pythons(
 ) -> dict[str, str]:
     """Return the interpreter of each target's version of Python, by version or path; where the host has one of the version, its path."""
     return {target.python: rlinf_python(catalog, target.name, setting, node) for target in _select(catalog, targets)}
+
+
+def rlinf_interpreters(
+    catalog: Mapping[str, Any], targets: Sequence[str], chosen: str | Sequence[str], python: str | Mapping[str, str], platform: str
+) -> list[dict[str, Any]]:
+    """Return the interpreters that a bundle shall hold, as ``rlinf_interpreter_cache`` takes them.
+
+    :param chosen: names of the catalogue, or ``auto`` for what the targets need where a node has none.
+    :param python: ``rlinf_python``; *platform*: ``rlinf_platform``.
+    """
+    return _wishes.interpreters(Catalog.parse(catalog), targets, chosen, python, Platform.parse(platform).machine)
+
+
+def rlinf_lacking_pythons(
+    catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str], node: Mapping[str, Any]
+) -> list[str]:
+    """Return the versions of Python that targets need and a node lacks; an interpreter that the user names by its path is none."""
+    wanted = dict.fromkeys(_wishes.python_for(target, setting) for target in _select(catalog, targets))
+    return [version for version in wanted if not os.path.isabs(version) and not _fit.interpreters(node, version)]
 
 
 def rlinf_local_prefix(prefix: str | None) -> str:
@@ -271,6 +291,8 @@ class FilterModule:
             rlinf_closure,
             rlinf_unclaimed,
             rlinf_bundle_table,
+            rlinf_interpreters,
+            rlinf_lacking_pythons,
             rlinf_mirrors,
             rlinf_target_names,
             rlinf_fleet_targets,

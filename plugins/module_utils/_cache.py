@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _archive
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, FetchError, OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Interpreter, Wheel
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, FetchError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     read_json,
@@ -37,7 +37,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundl
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import check_whole
 
-Entry = TypeVar("Entry", bound="Wheel | Asset")
+Entry = TypeVar("Entry", bound="Wheel | Asset | Interpreter")
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,26 @@ class WheelCache(Cache[Wheel]):
         return Download(entry.url, self.place(entry), entry.sha256, judge=lambda path: check_whole(path, entry.filename))
 
 
+class InterpreterCache(Cache[Interpreter]):
+    """``interpreters/<version>/<machine>/<filename>``: one archive for each."""
+
+    def place(self, entry: Interpreter) -> Path:
+        return self.bundle.interpreter(entry.python, entry.machine) / entry.filename
+
+    def look(self, entry: Interpreter) -> Outcome:
+        return self._file(entry, self._download(entry), check=True)
+
+    def bring(self, entry: Interpreter) -> Outcome:
+        outcome = self._file(entry, self._download(entry), check=False)
+        place = self.place(entry)
+        for other in set(place.parent.glob("*.tar.gz")) - {place}:
+            remove(other)
+        return outcome
+
+    def _download(self, entry: Interpreter) -> Download:
+        return Download(entry.url, self.place(entry), entry.sha256, judge=lambda path: check_interpreter(path, entry.python))
+
+
 class AssetCache(Cache[Asset]):
     """``assets/<dest>``: a file, or the directory that an archive unpacks to."""
 
@@ -265,6 +285,14 @@ def tree_digest(root: Path) -> str:
             what = os.readlink(path) if os.path.islink(path) else "/" if name in folders else str(os.lstat(path).st_size)
             digest.update(f"{os.path.relpath(path, root)}\0{what}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def check_interpreter(path: Path, python: str) -> None:
+    """:raises ArchiveError: an archive must not be unpacked, or holds no interpreter of this version."""
+    minor = ".".join(python.split(".")[:2])
+    wanted = f"bin/python{minor}"
+    if not any(member.path == wanted for member in _archive.examine(path, strip=True)):
+        raise ArchiveError(f"{path.name} holds no {wanted} below its top folder. Give an install_only archive of Python {python}.")
 
 
 def check_no_page(path: Path, url: str) -> None:

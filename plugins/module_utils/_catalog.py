@@ -76,6 +76,37 @@ class Wheel:
 
 
 @dataclass(frozen=True)
+class Interpreter:
+    """An interpreter by URL, in the form of python-build-standalone's ``install_only`` archives.
+
+    :param python: its full version, ``3.11.14``.
+    :param machine: ``x86_64``, for glibc.
+    """
+
+    name: str
+    url: str
+    python: str = ""
+    machine: str = ""
+    sha256: str | None = None
+
+    @property
+    def filename(self) -> str:
+        return unquote(PurePosixPath(urlsplit(self.url).path).name)
+
+    def check(self) -> None:
+        """:raises CatalogError: the URL is no archive's, the version is not a full one, or there is no machine."""
+        what = f"interpreter {self.name}"
+        check_url(self.url, what, HTTP_SCHEMES)
+        if not self.filename.endswith(".tar.gz"):
+            raise CatalogError(f"{what}: {self.filename!r} is no .tar.gz. Give the URL of an install_only archive.")
+        if not re.fullmatch(r"3\.\d+\.\d+", self.python):
+            raise CatalogError(f'{what}: python must be its full version in quotes, such as "3.11.14"; it is {self.python!r}.')
+        if not re.fullmatch(r"\w+", self.machine):
+            raise CatalogError(f"{what}: machine must be said, such as x86_64.")
+        _check_sha256(self.sha256, what)
+
+
+@dataclass(frozen=True)
 class Asset:
     """A file by URL, kept under *dest* (relative to the assets directory).
 
@@ -192,6 +223,7 @@ class Catalog:
     assets: Mapping[str, Asset]
     targets: Mapping[str, Target]
     releases: Mapping[str, Release] = field(default_factory=dict)
+    interpreters: Mapping[str, Interpreter] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Catalog:
@@ -210,7 +242,10 @@ class Catalog:
             assets={name: _entry(Asset, "asset", name, value) for name, value in _section(data, "assets")},
             targets={name: _target(name, value) for name, value in _extended(dict(_section(data, "targets")))},
             releases={name: _release(name, value) for name, value in _section(data, "releases")},
+            interpreters={name: _entry(Interpreter, "interpreter", name, value) for name, value in _section(data, "interpreters")},
         )
+        for interpreter in catalog.interpreters.values():
+            interpreter.check()
         entries: list[Repository | Wheel | Asset] = [*catalog.repositories.values(), *catalog.wheels.values(), *catalog.assets.values()]
         for entry in entries:
             if not _has_no_host(entry):

@@ -22,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Cata
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT
+from ansible_collections.rlinf.offline.plugins.module_utils._interpreters import Interpreter, fitting, offered
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import Misfit as WheelMisfit
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
@@ -117,6 +118,7 @@ class Offer:
     :param wheels: the file names of all wheels in it, among which another may fit.
     :param names: of the packages of all its locks for this commit of the project.
     :param system: release and architecture (``debian-12/amd64``) -> system packages.
+    :param interpreters: those that are unpacked where a node has none that fits.
     """
 
     root: str
@@ -128,6 +130,7 @@ class Offer:
     wheels: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
     system: Mapping[str, Repository] = field(default_factory=dict)
+    interpreters: tuple[Interpreter, ...] = ()
 
 
 def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
@@ -153,7 +156,9 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     # other wheels of the catalogue fit as well as those in the bundle
     known = tuple(dict.fromkeys([*wheels, *(wheel.filename for wheel in catalog.wheels.values())]))
     named = _names(bundle, manifest, targets, catalog)
-    return Offer(str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, named, system)
+    return Offer(
+        str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, named, system, tuple(offered(manifest))
+    )
 
 
 def _repositories(bundle: Bundle) -> dict[str, Repository]:
@@ -250,7 +255,7 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
         *_bundle(node, bundle),
         *_skipped(wish, bundle),
         *_system(node, bundle.needs),
-        *_pythons(node, wish),
+        *_pythons(node, wish, bundle),
         *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, skip)),
         *_driver(node["gpus"], bundle.needs),
         *_compilers(node, bundle.needs, skip, coming),
@@ -292,17 +297,17 @@ def _skipped(wish: Wish, bundle: Offer) -> Iterator[Misfit]:
             yield Misfit("rlinf_skip_packages", f"{name} is in no lock of the bundle", "Correct the name, or take it out.")
 
 
-def _pythons(node: Mapping[str, Any], wish: Wish) -> Iterator[Misfit]:
+def _pythons(node: Mapping[str, Any], wish: Wish, bundle: Offer) -> Iterator[Misfit]:
     for both, targets in _by(wish.targets, lambda target: f"{minor(target.python)} {wish.interpreter(target)}").items():
         version, wanted = both.split(" ", 1)
         if os.path.isabs(wanted):
             yield from _named_python(node, wanted, version, targets, "rlinf_venv_path" if wish.environment else "rlinf_python")
-        elif not interpreters(node, wanted):
+        elif not interpreters(node, wanted) and not fitting(bundle.interpreters, wanted, node["architecture"]):
             listed = [f"{python['path']} ({python.get('problem') or python['version']})" for python in node["pythons"]]
             yield Misfit(
                 f"Python {wanted}",
                 f"{', '.join(listed) or 'none of this version'}; {targets} needs it",
-                f"Install python{wanted}, or give its path by rlinf_python.",
+                f"Install python{wanted}, give its path by rlinf_python, or carry one in the bundle (rlinf_interpreters: auto).",
             )
 
 

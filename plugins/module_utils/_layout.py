@@ -95,9 +95,27 @@ class Bundle:
         return self.root / "apt" / release / architecture
 
     @property
+    def interpreters(self) -> Path:
+        return self.root / "interpreters"
+
+    def interpreter(self, python: str, machine: str) -> Path:
+        """Where the archive of an interpreter lies: ``3.11.14``, ``x86_64``."""
+        return self.interpreters / python / machine
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """What is carried and listed in the manifest; anything else at the top is not part of the bundle."""
-        return (self.root / "apt", self.assets, self.records, self.repos, self.targets, self.tools, self.wheelhouse, self.wheels)
+        return (
+            self.root / "apt",
+            self.assets,
+            self.interpreters,
+            self.records,
+            self.repos,
+            self.targets,
+            self.tools,
+            self.wheelhouse,
+            self.wheels,
+        )
 
     @property
     def cache(self) -> Path:
@@ -146,6 +164,11 @@ class Node:
     def switch_env(self) -> Path:
         """What a shell reads to go over to a target's environment."""
         return self.prefix / "bin" / "switch_env"
+
+    @property
+    def interpreters(self) -> Path:
+        """Interpreters out of the bundle, each in a folder of its own."""
+        return self.prefix / "interpreters"
 
     @property
     def src(self) -> Path:

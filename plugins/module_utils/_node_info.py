@@ -104,7 +104,7 @@ def gather(
         "bundle": lambda: bundle_state(bundle, node),
         "gpus": lambda: gpus(patience),
         "system": lambda: system(packages or {}, package_state),
-        "pythons": lambda: find_pythons(pythons, home, patience),
+        "pythons": lambda: find_pythons(pythons, home, patience, node),
         "tools": lambda: tools(programs, patience),
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
     }
@@ -344,10 +344,11 @@ def tools(programs: Iterable[str] = (), patience: float = PATIENCE) -> dict[str,
     return {**dict.fromkeys(TOOLS), **asked, **{name: {"path": path, "version": None} if path else None for name, path in others.items()}}
 
 
-def find_pythons(wanted: Sequence[str], home: Path, patience: float = PATIENCE) -> list[dict[str, Any]]:
+def find_pythons(wanted: Sequence[str], home: Path, patience: float = PATIENCE, node: Node | None = None) -> list[dict[str, Any]]:
     """Return the interpreters of the versions wanted, in order of preference: their path, version, and whether their headers are there.
 
-    Looked for on PATH and where pyenv, uv, conda and builds from source put them. A wrapper script (pyenv's shims) is none.
+    Looked for on PATH and where pyenv, uv, conda and builds from source put them, and last among those that came with the bundle of *node*.
+    A wrapper script (pyenv's shims) is none.
 
     :param wanted: versions, and absolute paths of interpreters, which are asked whatever their version is.
     """
@@ -355,7 +356,8 @@ def find_pythons(wanted: Sequence[str], home: Path, patience: float = PATIENCE) 
     wanted = [item for item in wanted if item not in named]
     minors = {".".join(version.split(".")[:2]) for version in wanted}
     candidates: dict[str, str] = {}
-    for folder in python_folders(home):
+    ours = sorted(map(str, node.interpreters.glob("cpython-*/bin")), reverse=True) if node else []
+    for folder in [*python_folders(home), *ours]:
         for minor in sorted(minors):
             path = os.path.join(folder, f"python{minor}")
             if is_program(path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
@@ -145,6 +145,36 @@ def python_for(target: Target, setting: str | Mapping[str, str]) -> str:
     if isinstance(setting, Mapping):
         return str(setting.get(target.name) or setting.get(minor(target.python)) or target.python)
     return str(setting or target.python)
+
+
+def interpreters(
+    catalog: Catalog, targets: Iterable[str], chosen: Any, setting: str | Mapping[str, str], machine: str
+) -> list[dict[str, Any]]:
+    """Return the interpreters of the catalogue that are named, or with ``auto`` those that the targets need, as module arguments.
+
+    :raises CatalogError: there is none of a name, or none that fits a target.
+    """
+    known = catalog.interpreters
+    if chosen != "auto":
+        unknown = [name for name in names(chosen, "rlinf_interpreters") if name not in known]
+        if unknown:
+            raise CatalogError(
+                f"rlinf_interpreters: there is no interpreter {unknown[0]!r} in the catalogue. Known: {', '.join(sorted(known)) or 'none'}; or auto."
+            )
+        wanted = [known[name] for name in names(chosen, "rlinf_interpreters")]
+        return [asdict(entry) for entry in wanted]
+    found = {}
+    for version in dict.fromkeys(python_for(target, setting) for target in catalog.select(targets)):
+        if os.path.isabs(version):
+            continue
+        fitting = [entry for entry in known.values() if entry.machine == machine and f"{entry.python}.".startswith(f"{version}.")]
+        if not fitting:
+            raise CatalogError(
+                f"rlinf_interpreters: the catalogue has no Python {version} for {machine}. Add it to rlinf_catalog (interpreters), or name others."
+            )
+        best = max(fitting, key=lambda entry: tuple(map(int, entry.python.split("."))))
+        found[best.name] = asdict(best)
+    return list(found.values())
 
 
 def minor(version: str) -> str:
