@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo real bare bench pins build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo faults real bare bench pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ test: lint sanity unit integration molecule ## Everything that CI runs
 
 demo: setup ## The whole job against a small upstream on loopback (no root)
 	$(venv)/python -m tests.demo.run
+
+faults: setup ## Kill, starve and deceive real runs, and count what was lost (root; CLASS="kill disk" takes some)
+	$(venv)/python -m tests.faults.run $(CLASS)
 
 real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com where it cannot be reached (root)
 	$(venv)/python -m tests.real.run
