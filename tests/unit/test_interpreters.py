@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Catal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Node
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import find_pythons
 from ansible_collections.rlinf.offline.plugins.module_utils._wishes import interpreters
+from tests.support.environments import Site as Environments
 from tests.support.interpreters import MINOR, VERSION, build_interpreter
 from tests.support.upstream import Upstream
-from tests.support.wheels import sha256
+from tests.support.wheels import build_wheel, sha256
 from tests.unit.conftest import ModuleFailed
 
 Run = Callable[..., dict[str, Any]]
@@ -155,6 +157,22 @@ def test_what_was_cut_off_is_unpacked_again(site: Site, tmp_path: Path) -> None:
     else:
         pytest.fail("the module never ran to its end")
     assert point > 3
+
+
+def test_one_that_was_moved_is_noticed(bundled: Site, tmp_path: Path) -> None:
+    """The environment that stands on it says so when it is verified, and is made anew with where it is now."""
+    (python,) = bundled()["pythons"]
+    environments = Environments(tmp_path / "other-bundle", tmp_path / "other", bundled.run_module)
+    lock = environments.lock(build_wheel(environments.index, "alpha", "1.0"))
+    environments(lock, python=python["path"])
+    assert not environments(lock, python=python["path"])["changed"]
+    moved = tmp_path / "moved"
+    Path(python["path"]).parents[1].rename(moved)
+    with pytest.raises(ModuleFailed) as caught:
+        environments(state="verified", python=sys.executable)
+    assert "Traceback" not in str(caught.value)
+    assert environments(lock, python=str(moved / "bin" / f"python{MINOR}"))["changed"]
+    assert environments.imports("import alpha, sys; print(sys.base_prefix)") == str(moved)
 
 
 def test_what_the_bundle_lacks_is_named(bundled: Site) -> None:
