@@ -46,21 +46,22 @@ class Network:
     backoff: float = 0.5
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Network:
+    def of(cls, params: Mapping[str, Any], variables: str = "rlinf_") -> Network:
         """Make it of a module's arguments (``_module.FETCH``, ``_module.INDEX``), those that the module has.
 
+        :param variables: what the names of the variables begin with that say the proxy and the index; a node has its own.
         :raises CatalogError: one of them cannot be used.
         """
         proxy, index, bundle = (params.get(name) or None for name in ("proxy", "index_url", "ca_bundle"))
         if proxy and urlsplit(proxy).scheme not in HTTP_SCHEMES:
             raise CatalogError(
-                f"rlinf_proxy: {redact(proxy)!r} cannot be used by git, requests and uv alike. Give the URL of an HTTP proxy (http://host:port)."
+                f"{variables}proxy: {redact(proxy)!r} cannot be used by git, requests and uv alike. Give the URL of an HTTP proxy (http://host:port)."
             )
-        for name, url in (("rlinf_proxy", proxy), ("rlinf_index_url", index)):
+        for name, url in ((f"{variables}proxy", proxy), (f"{variables}index_url", index)):
             if url:
                 check_url(url, name, HTTP_SCHEMES)
         if bundle and not Path(bundle).is_file():
-            raise CatalogError(f"rlinf_ca_bundle: {bundle} is not there. Give the path of a PEM file on the bastion.")
+            raise CatalogError(f"rlinf_ca_bundle: {bundle} is not there. Give the path of a PEM file on the machine that reads it.")
         given = {name: params[name] for name in ("jobs", "timeout") if params.get(name) is not None}
         return cls(Rewrites(params.get("url_rewrites")), proxy, Path(bundle).absolute() if bundle else None, index, **given)
 

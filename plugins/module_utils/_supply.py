@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._built import Builde
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact, without_userinfo
 
 
@@ -22,14 +22,17 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact,
 class Policy:
     """What else than the bundle may be used.
 
-    :param index_url: an index of packages, with credentials if it needs some; None: the bundle alone (``rlinf_package_source: bundle``).
+    :param network: how an index of packages is reached; one that names none: the bundle alone (``rlinf_package_source: bundle``).
     :param fallback: whether it may really be used (``rlinf_remote_fallback``).
-    :param ca_bundle: a PEM file with the authorities that vouch for it; those of the system if not given.
     """
 
-    index_url: str | None = None
+    network: Network = field(default_factory=Network)
     fallback: bool = True
-    ca_bundle: Path | None = None
+
+    @property
+    def index_url(self) -> str | None:
+        """The index, with credentials if it needs some."""
+        return self.network.index_url
 
     @property
     def place(self) -> str:
@@ -44,8 +47,7 @@ class Policy:
     @property
     def environment(self) -> dict[str, str]:
         """uv's variables for it; on a command line every user of the machine would see the credentials."""
-        certificates = {"SSL_CERT_FILE": os.fspath(self.ca_bundle)} if self.ca_bundle else {}
-        return {"UV_DEFAULT_INDEX": self.index_url or "", **certificates}
+        return self.network.uv_variables
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ author: The rlinf.offline authors (@RLinf)
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
+  - rlinf.offline.bundle.network
+  - rlinf.offline.bundle.index
 requirements:
   - tomlkit and packaging, in the node's private runtime (see M(rlinf.offline.rlinf_runtime))
 options:
@@ -112,16 +114,10 @@ options:
     type: str
     choices: [bundle, index]
     default: bundle
-  index_url:
-    description: The index (PEP 503) for O(package_source=index), with credentials if it needs some; those of C(~/.netrc) serve, too.
-    type: str
   remote_fallback:
     description: Whether anything may really come from O(index_url). If not, what is missing is named, and nothing is changed.
     type: bool
     default: true
-  ca_bundle:
-    description: A PEM file with the authorities that vouch for O(index_url).
-    type: path
   editables:
     description:
       - Projects on this node that are installed editable, without their dependencies, which are in the lock.
@@ -288,7 +284,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, offline_environment
 
 ARGUMENTS: dict[str, Any] = {
@@ -322,9 +319,9 @@ ARGUMENTS: dict[str, Any] = {
     "imports": {"type": "list", "elements": "str", "default": []},
     "skip_packages": {"type": "list", "elements": "str", "default": []},
     "package_source": {"type": "str", "choices": ["bundle", "index"], "default": "bundle"},
-    "index_url": {"type": "str"},
     "remote_fallback": {"type": "bool", "default": True},
-    "ca_bundle": {"type": "path"},
+    **NETWORK,
+    **INDEX,
     "project_dir": {"type": "path"},
     "exact": {"type": "bool", "default": True},
     "keep": {"type": "int", "default": 2},
@@ -394,10 +391,10 @@ def wanted_of(module: AnsibleModule, python: str, uv: Uv) -> Any:
     params = module.params
     if params["package_source"] == "index" and not params["index_url"]:
         raise OfflineError(
-            "Packages may come from an index (rlinf_package_source), and none is named. Set rlinf_index_url to that of the LAN."
+            "Packages may come from an index (rlinf_package_source), and none is named. Set rlinf_node_index_url to that of the LAN."
         )
-    index = params["index_url"] if params["package_source"] == "index" else None
-    policy = Policy(index, params["remote_fallback"], Path(params["ca_bundle"]).absolute() if params["ca_bundle"] else None)
+    network = Network.of(params, "rlinf_node_") if params["package_source"] == "index" else Network()
+    policy = Policy(network, params["remote_fallback"])
     scripts = tuple(Script.parse(script) for script in params["scripts"])
     return Wanted(
         lock_of(module), find_python(python, uv), params["exports"], params["imports"], params["exact"], scripts=scripts, policy=policy

@@ -108,7 +108,7 @@ def test_without_the_fallback_every_missing_file_is_named(site: Site, index: Ups
             assert caught.value.result["missing"] == ["alpha-1.0-py3-none-any.whl", "beta-1.0-py3-none-any.whl"]
             assert "hunter2" not in str(caught.value.result)
     assert not site.prefix.exists() and index.requests() == []
-    with pytest.raises(ModuleFailed, match=r"none is named\. Set rlinf_index_url"):
+    with pytest.raises(ModuleFailed, match=r"none is named\. Set rlinf_node_index_url"):
         site(lock, package_source="index")
 
 
