@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.environments import Run, Site
+from tests.support.proxy import Proxy
 from tests.support.upstream import Upstream
 from tests.support.wheels import build_wheel, source_tree, write_tree
 from tests.unit.conftest import ModuleFailed
@@ -90,6 +91,25 @@ def test_quad_and_what_is_said(site: Site, index: Upstream) -> None:
         "shared": "wheelhouse/index/shared-1.0-py3-none-any.whl",
     }
     assert "hunter2" not in str((would, did, found)) and holds(site.prefix, "hunter2") == []
+
+
+def test_through_a_proxy_that_wants_a_login(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "open" / "index").mkdir(parents=True)
+    with Upstream(tmp_path / "open") as index:
+        host, port = index.url.partition("://")[2].rsplit(":", 1)
+        with Proxy("someone:pa55", to=(host, int(port))) as proxy:
+            lock = from_index(site, index)
+            did = site(lock, package_source="index", index_url="http://index.invalid/simple/", proxy=proxy.url)
+    assert did["changed"] and "index.invalid:80" in proxy.asked
+    assert "pa55" not in str(did) and holds(site.prefix, "pa55") == []
+
+
+def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(site: Site, index: Upstream) -> None:
+    with pytest.raises(ModuleFailed, match="rlinf_node_proxy"):
+        site(from_index(site, index), package_source="index", index_url=url(index), proxy="socks5://127.0.0.1:1")
+    assert not site.prefix.exists()
 
 
 def test_without_the_fallback_every_missing_file_is_named(site: Site, index: Upstream) -> None:
