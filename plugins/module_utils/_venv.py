@@ -238,6 +238,9 @@ class Venv:
         own, stamp = stored_lock(self.lock_path(current.digest)), current.stamp
         if lock is not None and locked(stamp) != lock.identity:
             raise VenvError(f"{current.path} is of another lock than the bundle's. Run the playbook install for {self.target}.")
+        if not os.access(current.path / "bin" / "python", os.X_OK):
+            missing = f"its interpreter {stamp['python']['executable']} is not there any more"
+            raise VenvError(f"{current.path}: {missing}. Run the playbooks prepare and install for {self.target}.")
         damaged = damaged_files(current.path, own.wheels, cores(), removes=stamp["removes"])
         if damaged and mark:
             current.restamp(damaged=sorted(damaged))

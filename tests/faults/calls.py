@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils.basic as basic
+from ansible.module_utils import basic
 
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import KILL_AT, TRACE
 from tests.demo.cycle import ROOT, Cycle
