@@ -93,6 +93,18 @@ class _Check:
         for target, project in wanted.targets:
             yield self._target(target, project)
         yield self._tools()
+        yield from self._carried("apt", "system packages")
+        yield from self._carried(self.bundle.interpreters.name, "interpreter")
+
+    def _carried(self, folder: str, kind: str) -> Iterator[Item]:
+        """Yield what lies two levels below a folder, a release and architecture for example; what is not sealed is not known."""
+        for place in dict.fromkeys("/".join(path.split("/")[:3]) for path in self.files if path.startswith(f"{folder}/")):
+            listed, wrong = self._below(place)
+            name, size = place.partition("/")[2], sum(self._size(path) for path in wrong)
+            if wrong:
+                yield Item(name, kind, "damaged", self._named(wrong), size)
+            else:
+                yield Item(name, kind, "present", f"{len(listed)} files as they were sealed")
 
     def _repository(self, repository: Repository) -> Item:
         place, name = self.bundle.repos / repository.id.mirror, repository.name

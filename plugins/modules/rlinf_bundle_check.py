@@ -13,6 +13,7 @@ version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
   - Says of each repository, wheel, asset and target, and of the tools, whether it is present, missing or damaged, and how many bytes a download would fetch.
+    Of the system packages and interpreters that were sealed, it says whether they are as they were.
   - Unlike the check mode of the modules that fetch, it reads and hashes every file, and so finds damage that neither size nor date shows.
   - It changes nothing, and never fails for what it finds. The network is asked only for the length of wheels and assets that are missing.
 extends_documentation_fragment:
@@ -64,10 +65,10 @@ results:
   elements: dict
   contains:
     name:
-      description: The entry of the catalogue, or V(tools).
+      description: The entry of the catalogue, V(tools), or of system packages and interpreters what they are for, such as V(debian-12/amd64).
       type: str
     kind:
-      description: V(repository), V(wheel), V(asset), V(target) or V(tools).
+      description: V(repository), V(wheel), V(asset), V(target), V(tools), V(system packages) or V(interpreter).
       type: str
     changed:
       description: Always V(false).

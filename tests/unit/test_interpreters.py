@@ -237,3 +237,15 @@ def test_a_bad_entry_is_named(entry: dict[str, Any], said: str) -> None:
 def test_the_manifest_covers_it(bundled: Site) -> None:
     listed = json.loads((bundled.bundle / "bundle.json").read_text())["files"]
     assert listed[f"interpreters/{VERSION}/{MACHINE}/{FILE}"]["sha256"] == sha256(bundled.place)
+
+
+def test_a_check_of_the_bundle_looks_at_it(bundled: Site) -> None:
+    arguments = {"bundle_dir": str(bundled.bundle), "catalog": {"repositories": REPOSITORIES, "targets": {}}, "targets": []}
+
+    def found() -> dict[str, str]:
+        results = bundled.run_module("rlinf_bundle_check", arguments)["results"]
+        return {f"{result['kind']} {result['name']}": result["state"] for result in results}
+
+    assert found()[f"interpreter {VERSION}/{MACHINE}"] == "present"
+    bundled.place.unlink()
+    assert found()[f"interpreter {VERSION}/{MACHINE}"] == "damaged"
