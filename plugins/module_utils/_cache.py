@@ -19,12 +19,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from ansible.module_utils.basic import AnsibleModule
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _archive
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Interpreter, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, FetchError, OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher, Records
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     read_json,
     remove,
@@ -33,7 +34,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     swap_directory,
     write_json,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._module import opened
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import check_whole
 
@@ -305,3 +309,16 @@ def check_no_page(path: Path, url: str) -> None:
     asked = PurePosixPath(urlsplit(url).path).suffix.lower()
     if begin.startswith((b"<!doctype html", b"<html")) and asked not in (".html", ".htm", ""):
         raise FetchError("a web page, perhaps one to log in or to say no. Open the URL in a browser on this machine's network")
+
+
+def bring_all(module: AnsibleModule, kind: type[Cache[Any]], entries: Sequence[Entry], what: str) -> dict[str, Any]:
+    """Bring entries for a module that has the arguments of ``_module.FETCH``, and return its result.
+
+    :param kind: the cache that they belong in.
+    :param what: what they are, in the plural.
+    :raises OfflineError: some failed; each is named.
+    """
+    network = Network.of(module.params)
+    with opened(module) as bundle:
+        outcomes = kind(bundle, Fetcher(network, records=Records.of(bundle))).run(entries, check=module.check_mode)
+    return answer(outcomes, what, diff=module._diff)

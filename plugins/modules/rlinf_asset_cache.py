@@ -114,9 +114,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset
-from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
-from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
 
 ASSET: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -140,13 +138,9 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all assets; fail at the end if one could not be."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+    from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache, bring_all
 
-    network, assets = Network.of(module.params), [Asset(**item) for item in module.params["assets"]]
-    with opened(module) as bundle:
-        outcomes = AssetCache(bundle, Fetcher(network, records=Records.of(bundle))).run(assets, check=module.check_mode)
-    return answer(outcomes, "assets", diff=module._diff)
+    return bring_all(module, AssetCache, [Asset(**item) for item in module.params["assets"]], "assets")
 
 
 if __name__ == "__main__":

@@ -100,9 +100,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Interpreter
-from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
-from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
 
 INTERPRETER: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -125,13 +123,9 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all interpreters; fail at the end if one could not be."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._cache import InterpreterCache
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+    from ansible_collections.rlinf.offline.plugins.module_utils._cache import InterpreterCache, bring_all
 
-    network, interpreters = Network.of(module.params), [Interpreter(**item) for item in module.params["interpreters"]]
-    with opened(module) as bundle:
-        outcomes = InterpreterCache(bundle, Fetcher(network, records=Records.of(bundle))).run(interpreters, check=module.check_mode)
-    return answer(outcomes, "interpreters", diff=module._diff)
+    return bring_all(module, InterpreterCache, [Interpreter(**item) for item in module.params["interpreters"]], "interpreters")
 
 
 if __name__ == "__main__":

@@ -107,9 +107,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
-from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
 
 WHEEL: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -131,13 +129,9 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring all wheels; fail at the end if one could not be."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._cache import WheelCache
-    from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+    from ansible_collections.rlinf.offline.plugins.module_utils._cache import WheelCache, bring_all
 
-    network, wheels = Network.of(module.params), [Wheel(**item) for item in module.params["wheels"]]
-    with opened(module) as bundle:
-        outcomes = WheelCache(bundle, Fetcher(network, records=Records.of(bundle))).run(wheels, check=module.check_mode)
-    return answer(outcomes, "wheels", diff=module._diff)
+    return bring_all(module, WheelCache, [Wheel(**item) for item in module.params["wheels"]], "wheels")
 
 
 if __name__ == "__main__":
