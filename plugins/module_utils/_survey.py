@@ -40,16 +40,17 @@ class Survey:
         whole = (
             isinstance(found, dict)
             and found.get("format") == FORMAT
-            and all(isinstance(found.get(key), dict) for key in ("nodes", "states"))
+            and isinstance(found.get("nodes"), dict)
+            and isinstance(found.get("states"), dict)
+            and all(map(_is_node, found["nodes"].values()))
         )
         if not whole:
             raise AptError(f"{path} is not what rlinf.offline.survey of this version writes. Run it again, or correct rlinf_survey_file.")
         survey = cls(found["nodes"], found["states"])
-        lost = sorted(
-            {str(node.get("packages"))[:12] for node in survey.nodes.values() if node.get("packages")} - {key[:12] for key in survey.states}
-        )
-        if lost:
-            raise AptError(f"{path}: the package state {lost[0]} is not in it. Run rlinf.offline.survey again.")
+        for digest in sorted({node["packages"] for node in survey.nodes.values() if node["packages"]}):
+            state = survey.states.get(digest)
+            if not isinstance(state, str) or sha256_bytes(state.encode()) != digest:
+                raise AptError(f"{path}: the package state {digest[:12]} is missing or was changed. Run rlinf.offline.survey again.")
         return survey
 
     def with_nodes(self, found: Mapping[str, Mapping[str, Any]]) -> Survey:
@@ -99,6 +100,17 @@ def surveyed_states(path: Path, release: str, architecture: str) -> list[str]:
     survey = Survey.read(path)
     alike = [node for node in survey.nodes.values() if (node.get("release"), node.get("architecture")) == (release, architecture)]
     return [survey.states[digest] for digest in sorted({node["packages"] for node in alike if node.get("packages")})]
+
+
+def _is_node(entry: Any) -> bool:
+    """Whether an entry has what others rely on."""
+    texts = ("release", "architecture", "packages")
+    return (
+        isinstance(entry, dict)
+        and all(key in entry and isinstance(entry[key], (str, type(None))) for key in texts)
+        and isinstance(entry.get("node"), dict)
+        and (entry["packages"] is None or isinstance(entry["release"], str))
+    )
 
 
 def _lasting(value: Any) -> Any:

@@ -75,6 +75,8 @@ def main() -> int:
         f"## What a survey saves, {datetime.date.today():%Y-%m-%d}",
         "",
         f"`python -m tests.real.survey`: {RELEASE}, {len(wanted)} packages asked for, nodes that lack {', '.join(LACKING)} of them.",
+        "Sizes as the mirror's signed lists say them. The nodes' state is a minimal system's with all that the others of the packages need:",
+        "the best case, as after an earlier installation.",
         "",
         "| download | package files | bytes |",
         "|---|---:|---:|",

@@ -115,13 +115,17 @@ def test_what_real_nodes_have_is_not_brought(world: World, upstream: Upstream, r
 
 def test_a_survey_counts_for_the_releases_of_its_nodes(world: World, upstream: Upstream, run_module, tmp_path: Path) -> None:
     digests = [hashlib.sha256(text.encode()).hexdigest() for text in STATES]
-    nodes = {f"gpu{digest[:2]}": {"release": "ubuntu-22.04", "architecture": "amd64", "packages": digest} for digest in digests}
+    nodes = {f"gpu{digest[:2]}": {"release": "ubuntu-22.04", "architecture": "amd64", "packages": digest, "node": {}} for digest in digests}
     nodes |= {
-        "other": {"release": "debian-12", "architecture": "amd64", "packages": "0" * 64},
-        "no dpkg": {"release": "rocky-9", "architecture": None, "packages": None},
+        "other": {"release": "debian-12", "architecture": "amd64", "packages": hashlib.sha256(b"").hexdigest(), "node": {}},
+        "no dpkg": {"release": "rocky-9", "architecture": None, "packages": None, "node": {}},
     }
     survey = tmp_path / "survey.json"
-    survey.write_text(json.dumps({"format": 1, "nodes": nodes, "states": {**dict(zip(digests, STATES, strict=True)), "0" * 64: state()}}))
+    survey.write_text(
+        json.dumps(
+            {"format": 1, "nodes": nodes, "states": {**dict(zip(digests, STATES, strict=True)), hashlib.sha256(b"").hexdigest(): ""}}
+        )
+    )
     arguments = {**world.arguments(upstream.url), "survey": str(survey)}
     run_module("rlinf_apt_cache", arguments)
     assert [path.name for path in world.repository.glob("*.deb")] == ["libegl1_1%3a1.4-1_all.deb"]

@@ -15,6 +15,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._survey import surve
 from tests.unit.conftest import ModuleFailed
 
 Run = Callable[..., dict[str, Any]]
+NODE = (
+    '{"format": 1, "nodes": {"a": {"release": RELEASE, "architecture": "amd64", "packages": "0123456789abcdef", "node": {}}}, '
+    '"states": {"0123456789abcdef": "Package: a"}}'
+)
 STATUS = """Package: git
 Status: install ok installed
 Priority: optional
@@ -92,7 +96,9 @@ def test_a_node_without_dpkg_counts_for_no_release(tmp_path: Path, run_module: R
     [
         ("{}", "is not what rlinf.offline.survey of this version writes. Run it again, or correct rlinf_survey_file"),
         ('{"format": 2, "nodes": {}, "states": {}}', "is not what rlinf.offline.survey of this version writes"),
-        ('{"format": 1, "nodes": {"a": {"packages": "0123456789abcdef"}}, "states": {}}', "the package state 0123456789ab is not in it"),
+        ('{"format": 1, "nodes": {"a": 1}, "states": {}}', "is not what rlinf.offline.survey of this version writes"),
+        (NODE.replace("RELEASE", "null"), "is not what rlinf.offline.survey of this version writes"),
+        (NODE.replace("RELEASE", '"debian-12"'), "the package state 0123456789ab is missing or was changed"),
         ("cut of", "survey.json"),
     ],
 )
