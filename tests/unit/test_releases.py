@@ -11,6 +11,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.rlinf.offline.plugins.filter.rlinf import FilterModule
+from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey
 from tests.support.catalog import shipped
 
 FILTERS = FilterModule().filters()
@@ -66,15 +67,15 @@ def test_a_bundle_holds_what_any_node_wants() -> None:
 
 
 def test_without_any_named_those_of_a_survey_count(tmp_path: Path) -> None:
-    nodes = {
-        "a": {"release": "debian-12", "architecture": "amd64", "packages": "0"},
-        "b": {"release": "rocky-9", "architecture": None, "packages": None},
-        "c": {"release": "ubuntu-22.04", "architecture": "arm64", "packages": "0"},
-        "d": {"release": "gentoo-1", "architecture": "amd64", "packages": "0"},
+    systems: dict[str, dict[str, Any]] = {
+        "a": {"release": "debian-12", "architecture": "amd64", "state": "Package: a\n"},
+        "b": {"release": "rocky-9", "architecture": None, "state": None},
+        "c": {"release": "ubuntu-22.04", "architecture": "arm64", "state": "Package: a\n"},
+        "d": {"release": "gentoo-1", "architecture": "amd64", "state": "Package: a\n"},
     }
     survey = tmp_path / "survey.json"
     assert releases({"node": {}}, str(survey), rlinf_releases=[]) == []
-    survey.write_text(json.dumps({"format": 1, "nodes": nodes, "states": {"0": ""}}))
+    survey.write_bytes(Survey({}, {}).with_nodes({host: {"system": system} for host, system in systems.items()}).content)
     assert [release["name"] for release in releases({"node": {}}, str(survey), rlinf_releases=[])] == ["debian-12"]
     assert [release["name"] for release in releases({"node": {}}, str(survey))] == ["ubuntu-22.04"]
     assert [r["architecture"] for r in releases({"node": {}}, str(survey), rlinf_releases=[], rlinf_platform="aarch64-manylinux_2_31")] == [
