@@ -464,8 +464,8 @@ def _misfit(bundle: Bundle, kinds: Mapping[str, Sequence[str]]) -> BundleError:
         if paths:
             lines.append(f"{len(paths)} {kind}: {', '.join(sorted(paths)[:NAMED])}{', …' if len(paths) > NAMED else ''}.")
     lines.append(
-        "On a node, run the playbook rlinf.offline.push again (state pruned removes the extra ones); "
-        "on the bastion, run rlinf.offline.download, which mends and seals it."
+        "On a node, run the playbook rlinf.offline.push again with rlinf_scrub=true (state pruned removes the extra ones); "
+        "on the bastion, run rlinf.offline.download with rlinf_scrub=true, which takes out what is damaged, brings it again and seals it."
     )
     return BundleError("\n".join(lines), **{kind: {"count": len(paths), "first": sorted(paths)[:NAMED]} for kind, paths in kinds.items()})
 

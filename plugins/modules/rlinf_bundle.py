@@ -15,8 +15,10 @@ description:
   - Sealed, the bundle has a manifest, C(bundle.json), of every file's size, SHA-256 and origin, and of every repository's frozen commit.
   - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount.
   - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included.
+  - Mended, what was damaged since the bundle was sealed is removed, files and whole mirrors, so that the next download or push brings it again.
+    Without O(full) only what has another size or time than it was sealed with is looked at, and only what never changes under its name.
   - Only the folders that a bundle is made of count. Anything else at its top is left alone.
-  - Needs nothing but the standard library of Python, so that it runs on a bare node.
+  - Needs nothing but the standard library of Python, so that it runs on a bare node. Mended without O(full) also needs git and GitPython.
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
@@ -24,7 +26,7 @@ options:
   state:
     description: What is asked for.
     type: str
-    choices: [sealed, verified, pruned]
+    choices: [sealed, verified, pruned, mended]
     default: verified
   stamp:
     description:
@@ -57,6 +59,12 @@ EXAMPLES = r"""
   rlinf.offline.rlinf_bundle:
     bundle_dir: /opt/rlinf/bundle
     state: pruned
+
+- name: Read every file again, and take out what is damaged
+  rlinf.offline.rlinf_bundle:
+    bundle_dir: /srv/bundle
+    state: mended
+    full: true
 """
 
 RETURN = r"""
@@ -123,11 +131,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["sealed", "verified", "pruned"], "default": "verified"},
+    "state": {"type": "str", "choices": ["sealed", "verified", "pruned", "mended"], "default": "verified"},
     "stamp": {"type": "path"},
     "full": {"type": "bool", "default": False},
     "jobs": {"type": "int", "default": 4},
@@ -145,6 +154,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Bring the bundle to the state asked for, or say what that would change."""
     params = module.params
     bundle = Bundle(Path(params["bundle_dir"]))
+    if params["state"] == "mended" and not bundle.root.exists():
+        return {"changed": False, "state": "mended", "reason": "not there yet, nothing to mend"}
     if module.check_mode and not bundle.root.exists():
         pushed = params["state"] != "sealed"
         before = "push" if pushed else "download"
@@ -159,6 +170,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         outcome = seal(bundle, **options)
     elif params["state"] == "verified":
         outcome = verify(bundle, stamp=Path(params["stamp"]) if params["stamp"] else None, **options)
+    elif params["state"] == "mended":
+        outcome = mend(bundle, **options)
     else:
         outcome = prune(bundle, check=module.check_mode)
     found = result(outcome, params["state"], time.monotonic() - start)
@@ -176,7 +189,7 @@ def result(outcome: Outcome, state: str, seconds: float) -> dict[str, Any]:
         "left_over": list(outcome.left_over),
         "seconds": round(seconds, 3),
     }
-    if outcome.left_over and state != "pruned":
+    if outcome.left_over and state in ("sealed", "verified"):
         first = ", ".join(outcome.left_over[:3])
         found["warnings"] = [
             f"{len(outcome.left_over)} left over from writes that were cut off ({first}): resumed by the next download, or removed by state pruned."

@@ -1,0 +1,119 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Taking out of a bundle what is not what the manifest says, so that the next download or push brings it again. Standard library only.
+
+Without this, a file that was damaged after it was sealed would be sealed as it is then, and a node would take it for right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import (
+    DOWNLOAD,
+    Difference,
+    Found,
+    Outcome,
+    differences,
+    manifest_digest,
+    mirror_of,
+    read_manifest,
+    scan,
+    size_text,
+)
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, remove
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+
+# what never changes under its name; anything else a download that was cut off before it sealed may have written anew
+_LASTING = re.compile(r"(wheelhouse|wheels|assets|interpreters)/|tools/.*\.whl\Z|apt/.*\.deb\Z")
+
+
+def mend(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
+    """Remove what was damaged since the bundle was sealed: files, and mirrors as a whole. A bundle that was never sealed is left alone.
+
+    :param full: read every file, and judge by the manifest alone. Without it only what has another size or time than it was sealed with is
+        looked at, and what a cut-off download may rightly have changed is left to the modules that wrote it; of mirrors, git says whether
+        they are whole, which needs GitPython.
+    :param jobs: how many files are hashed at a time.
+    :param check: only say what would be removed.
+    :raises BundleError: the manifest is damaged, or a record, which says what was seen at first and cannot be had again.
+    """
+    if not bundle.manifest.exists():
+        return Outcome(False, "never sealed, nothing to compare with", 0, "", 0, 0)
+    manifest = read_manifest(bundle)
+    files: Mapping[str, Any] = manifest["files"]
+    with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        found, left_over = scan(bundle)
+        trusted = (
+            {}
+            if full
+            else {path: [entry["size"], entry["mtime_ns"], entry["sha256"]] for path, entry in files.items() if "link" not in entry}
+        )
+        missing, damaged, read = differences(bundle, files, found, trusted, jobs)
+        if full:
+            _refuse_records(bundle, damaged)
+        out = sorted({*_files(damaged, full=full), *_mirrors(bundle, [*missing, *damaged], full=full)})
+        if not check:
+            for path in out:
+                remove(bundle.root / path)
+    sizes = {path: _size(path, found) for path in out}
+    return Outcome(
+        changed=bool(out),
+        reason=_reason(sizes) if out else "nothing is damaged",
+        serial=manifest["serial"],
+        digest=manifest_digest(bundle),
+        files=len(files),
+        bytes=sum(int(entry.get("size", 0)) for entry in files.values()),
+        difference=Difference(removed=sizes),
+        hashed=len(read),
+        left_over=left_over,
+        before="".join(f"{path}\n" for path in out),
+    )
+
+
+def _reason(sizes: Mapping[str, int]) -> str:
+    said = f"{len(sizes)} damaged and taken out ({size_text(sum(sizes.values()))})"
+    return f"{said}, among them {next(iter(sizes))}: the next download or push brings them again"
+
+
+def _files(damaged: Collection[str], *, full: bool) -> Iterator[str]:
+    for path in damaged:
+        if mirror_of(path) is None and (full or _LASTING.match(path)):
+            yield path
+
+
+def _mirrors(bundle: Bundle, differing: Collection[str], *, full: bool) -> Iterator[str]:
+    """Yield the mirrors of which a file is damaged or missing, by their paths in the bundle: git has no way to get one file of one again."""
+    for mirror in sorted({mirror for path in differing if (mirror := mirror_of(path))}):
+        if (bundle.repos / mirror).is_dir() and (full or not _whole(bundle, mirror)):
+            yield f"{bundle.repos.name}/{mirror}"
+
+
+def _whole(bundle: Bundle, mirror: str) -> bool:
+    """Return whether every object of a mirror is there and is what its name says: it may have moved on since it was sealed."""
+    # who only looks whether anything has changed needs none of this
+    from ansible_collections.rlinf.offline.plugins.module_utils._git import session
+
+    with session() as git:
+        store = git.at(git_dir=bundle.repos / mirror)
+        return store.run(["fsck", "--full", "--no-dangling", "--no-progress"], about=f"mirror {mirror}", check=False).status == 0
+
+
+def _refuse_records(bundle: Bundle, damaged: Collection[str]) -> None:
+    records = sorted(path for path in damaged if path.startswith(f"{bundle.records.name}/"))
+    if records:
+        raise BundleError(
+            f"{', '.join(records)} of the bundle {bundle.root} {'is' if len(records) == 1 else 'are'} not what was sealed, and cannot be had "
+            "again: it says what upstream first served. On a node, remove it and run the playbook rlinf.offline.push. On the bastion, put back "
+            f"that of a copy of the bundle (a node has one), or remove it to trust what upstream serves now. {DOWNLOAD} afterwards.",
+            damaged={"count": len(records), "first": records},
+        )
+
+
+def _size(path: str, found: Mapping[str, Found]) -> int:
+    return sum(file.size for name, file in found.items() if name == path or name.startswith(f"{path}/"))
