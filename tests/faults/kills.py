@@ -68,5 +68,4 @@ def one(scene: Scene, call: Call, point: int, before: Tree, after: Tree) -> None
         raise Broken("; ".join(found))
     scene.imports()
     scene.must(call)
-    scene.imports()
     scene.expect(after, "after running again the tree is another")

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.demo.cycle import NODE, ROOT, Cycle
 from tests.faults.calls import Broken, Call, Outcome, adopt_orphans, record, run_call, wait_for_orphans
-from tests.faults.trees import Tree, differences, restore, save, tree
+from tests.faults.trees import Tree, copy, differences, tree
 
 TARGET = "tiny"
 PROMISED = ("bundle", NODE, "home")
@@ -78,12 +78,11 @@ class Scene:
 
     def save(self, name: str) -> None:
         """Keep everything that is promised, to be put back by :meth:`restore`."""
-        for place in self.places():
-            save(place, self.scratch / name / place.name)
+        copy(self.places(), self.scratch / name)
 
-    def restore(self, name: str) -> None:
-        for place in self.places():
-            restore(self.scratch / name / place.name, place)
+    def restore(self, name: str, *, closely: bool = False) -> None:
+        """Put back what was kept; *closely* also what has the size and the times of before, and other content."""
+        copy([self.scratch / name / place for place in PROMISED], self.work, closely=closely)
 
     def tree(self) -> Tree:
         return {f"{place.name}/{path}": entry for place in self.places() for path, entry in tree(place).items()}

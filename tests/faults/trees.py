@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 Tree = Mapping[str, str]
@@ -28,13 +28,17 @@ _BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/"
 _GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
 
 
-def save(place: Path, copy: Path) -> None:
-    """Make *copy* a copy of *place*, all attributes included."""
-    copy.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["rsync", "-aHX", "--delete", f"{place}/", f"{copy}/"], check=True)
+# what was found of a file or a repository, by its path and all that changes when it does: restoring leaves what is right as it is
+_KNOWN: dict[object, str] = {}
 
 
-restore = save
+def copy(places: Iterable[Path], folder: Path, *, closely: bool = False) -> None:
+    """Make the directories of *folder* that have the names of *places* copies of these, all attributes included.
+
+    :param closely: look at the content of files, too, not at their sizes and times alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["rsync", "-aHX", "--delete", *(["--checksum"] if closely else []), *places, f"{folder}/"], check=True)
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -48,11 +52,30 @@ def tree(root: Path) -> dict[str, str]:
             if _ASIDE.search(key):
                 continue
             if (path.name == ".git" or path.name.endswith(".git")) and (path / "HEAD").is_file():
-                found[key] = _repository(path)
+                found[key] = _known((str(path), *_stats(path)), lambda path=path: _repository(path))  # type: ignore[misc]
             elif not _GIT.match(key):
-                found[key] = _entry(path, key)
+                found[key] = _known((str(path), _stat(path)), lambda path=path, key=key: _entry(path, key))  # type: ignore[misc]
         folders[:] = [name for name in folders if not (name.endswith(".git") and Path(folder, name, "HEAD").is_file())]
     return found
+
+
+def _known(what: object, look: Callable[[], str]) -> str:
+    if what not in _KNOWN:
+        _KNOWN[what] = look()
+    return _KNOWN[what]
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _stats(root: Path) -> Iterator[tuple[object, ...]]:
+    """Yield what is known of every path of a repository without reading it; what git looks up is in directories, which change, too."""
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            yield os.path.join(folder, name), _stat(Path(folder, name))
 
 
 def _entry(path: Path, key: str) -> str:
