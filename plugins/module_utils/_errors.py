@@ -62,3 +62,7 @@ class TargetError(OfflineError):
 
 class AptError(OfflineError):
     """System packages cannot be resolved, brought or installed."""
+
+
+class AirGapError(OfflineError):
+    """Work cannot be kept off the network, or what it tried cannot be shown."""

@@ -196,6 +196,16 @@ class Node:
         return self.state / "bundle.json"
 
     @property
+    def air_gap(self) -> Path:
+        """What steps that were kept off the network tried to reach, a file each."""
+        return self.state / "air-gap"
+
+    @property
+    def air_gap_record(self) -> Path:
+        """All that together, judged."""
+        return self.state / "air-gap.json"
+
+    @property
     def journals(self) -> Path:
         return self.state / "journals"
 

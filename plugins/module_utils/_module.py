@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ FETCH: dict[str, Any] = {"bundle_dir": {"type": "path", "required": True}, "jobs
 INDEX: dict[str, Any] = {"index_url": {"type": "str"}}
 """That of modules that use a package index (fragment ``rlinf.offline.bundle.index``)."""
 
+AIR_GAP = "RLINF_AIR_GAP"
+"""Environment variable of a module: the folder for the records of what it tries to reach (``rlinf_air_gap``). Without it nothing is recorded."""
+
 
 def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
@@ -44,6 +48,7 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """
     module.no_log_values |= secrets(module.params)
     try:
+        watched = _watched(module)
         result = work()
     except OfflineError as error:
         module.fail_json(msg=str(error), **error.details)
@@ -53,9 +58,29 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
             msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again."
         )
     else:
+        if watched:
+            watched.say(changed=bool(result.get("changed")), digest=result.get("digest"))
         for warning in result.pop("warnings", ()):
             module.warn(warning)
         module.exit_json(**result)
+
+
+def _watched(module: AnsibleModule) -> Any:
+    """Go on where nothing but this machine can be reached, and all that is tried is recorded, if that is asked for (``rlinf_air_gap``).
+
+    A check changes nothing, and is not recorded.
+
+    :raises AirGapError: the node does not allow it.
+    """
+    folder = os.environ.get(AIR_GAP)
+    if not folder or module.check_mode:
+        return None
+    # nobody else shall wait for what it imports
+    from ansible_collections.rlinf.offline.plugins.module_utils._egress import enter
+
+    name = module._name.rpartition(".")[2]
+    chosen = {key: module.params[key] for key in ("target", "state") if module.params.get(key)}
+    return enter(Path(folder), " ".join([name, *chosen.values()]), module=name, **chosen)
 
 
 def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> None:

@@ -66,6 +66,10 @@ def read(values: Mapping[str, Any], catalog: Catalog) -> Wish:
     catalog.closure((), names(values["rlinf_leave_out"], "rlinf_leave_out"))
     for name in names(values["rlinf_mirror_repositories"], "rlinf_mirror_repositories"):
         check_repository(catalog, name)
+    if boolean(values.get("rlinf_air_gap", False), strict=False) and values.get("rlinf_package_source") == "index":
+        raise CatalogError(
+            "rlinf_air_gap shows that an install reaches nothing, and with rlinf_package_source: index it reaches an index. Take one of the two out."
+        )
     environment = ""
     if values["rlinf_venv_mode"] == "existing":
         environment = str(values["rlinf_venv_path"] or "")
