@@ -10,29 +10,32 @@ import functools
 import os
 import re
 import selectors
-import shlex
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
 from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, redact
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, redact, without_userinfo
 
 # GitPython looks for git when it is imported, and its complaint is no message for a user; _check_version says it
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import git
 
-OLDEST = (2, 32)
-"""The first git that knows GIT_CONFIG_GLOBAL, without which the user's settings could change the outcome."""
+OLDEST = (2, 34, 1)
+"""The oldest git that a supported distribution still mends (Ubuntu 22.04). It knows GIT_CONFIG_GLOBAL (2.32), too."""
+PATCHED = ((2, 43, 7), (2, 44, 4), (2, 45, 4), (2, 46, 4), (2, 47, 3), (2, 48, 2), (2, 49, 1), (2, 50, 1))
+"""By maintenance line, the first git without CVE-2025-48384, by which a submodule's path writes a hook that then runs."""
+BACKPORTED = frozenset({(2, 34, 1), (2, 39, 5), (2, 43, 0), (2, 43, 5)})
+"""Versions that distributions ship with the fixes of later ones and under the old number (Ubuntu 22.04, Debian 12, Ubuntu 24.04, RHEL)."""
 TAIL = 3000
 """Characters of git's output that an error shows."""
 BROKEN = 4
@@ -59,9 +62,21 @@ _PROTECTED = (
     ("core.fsmonitor", "false"),
     ("core.attributesFile", os.devnull),
     ("core.excludesFile", os.devnull),
+    # neither another program to pack with, nor a driver that is only named; those of filters are looked for (_drivers)
+    ("uploadpack.packObjectsHook", ""),
+    ("diff.external", ""),
+    ("core.protectHFS", "true"),
+    ("core.protectNTFS", "true"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
+    # takes away every helper that was named before
+    ("credential.helper", ""),
 )
+# what git-lfs sets; a driver that is anything else does not run
+_LFS = {"clean": "git-lfs clean -- %f", "smudge": "git-lfs smudge -- %f", "process": "git-lfs filter-process"}
+_DRIVERS = r"^(filter\..*\.(clean|smudge|process)|(diff|merge)\..*\.(command|textconv|driver))$"
+_TRANSPORT = re.compile(r"[A-Za-z0-9]*::")
+_ADDRESS = re.compile(r"[a-z+]+://", re.IGNORECASE)
 
 _SETTINGS = (
     ("safe.directory", "*"),
@@ -268,11 +283,15 @@ class Git:
         """
         _check_version()
         words = [os.fspath(argument) for argument in arguments]
+        _check_words(words, about)
         place = ["--git-dir", os.fspath(self.git_dir)] if self.git_dir else []
         folder = self.tree or self.git_dir
         ceiling = {"GIT_CEILING_DIRECTORIES": os.fspath(self.tree.parent)} if self.tree else {}
+        variables = {**self.env, **ceiling, **(env or {})}
+        if self.tree:
+            variables |= _without_drivers(self.tree, variables)
         try:
-            status, stdout, stderr = _execute([*place, *words], folder, {**self.env, **ceiling, **(env or {})}, timeout)
+            status, stdout, stderr = _execute([*place, *words], folder, variables, timeout)
         except _Stalled:
             remedy = "Check the network and rlinf_proxy, or give a longer timeout."
             text = f"{about}: the host could not be reached: nothing came from it for {timeout:g} seconds. {remedy}"
@@ -280,6 +299,38 @@ class Git:
         if check and status:
             raise failure(about, stderr or stdout, words[0], status)
         return Output(status, stdout, stderr)
+
+
+def _check_words(words: Sequence[str], about: str) -> None:
+    """Refuse an argument that no caller may hand to git, however it came to be: a URL with a login, or a transport that runs a command.
+
+    :raises GitError: there is one.
+    """
+    for word in words:
+        if _TRANSPORT.match(word) or (_ADDRESS.match(word) and without_userinfo(word) != word):
+            raise GitError(
+                f"{about}: {redact(word)!r} is nothing that git may be given. This is a fault of the collection.", problem="other"
+            )
+
+
+def _without_drivers(tree: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that keep git from running the drivers which the settings of a working copy name.
+
+    Its attributes say which files go through a driver, its settings which program that is: who may write them runs what he likes as
+    whoever looks at its state, which may be root. git-lfs alone is let through, as git-lfs itself sets it.
+    """
+    status, stdout, _stderr = _execute(["config", "--null", "--get-regexp", _DRIVERS], tree, env, None)
+    if status:
+        return {}
+    foreign = []
+    for entry in filter(None, stdout.split("\0")):
+        key, _ignored, value = entry.partition("\n")
+        section, _ignored, name = key.rpartition(".")
+        if not (section == "filter.lfs" and _LFS.get(name) == value):
+            foreign.append((key, ""))
+            if section.startswith("filter."):
+                foreign.append((f"{section}.required", "false"))
+    return _overriding(foreign, int(env.get("GIT_CONFIG_COUNT", "0"))) if foreign else {}
 
 
 def failure(about: str, said: str, command: str = "", status: int = 1) -> GitError:
@@ -300,8 +351,8 @@ def failure(about: str, said: str, command: str = "", status: int = 1) -> GitErr
 def session(*, url: str | None = None, network: Network | None = None, repos: Path | None = None) -> Iterator[Git]:
     """Make a git that knows only what is given here; its settings are in a private folder that goes with it.
 
-    Credentials in *url* and the rewrites are handed to git by that folder, those of a proxy by the environment, none by an argument, which
-    every user of the machine could see.
+    Credentials in *url*, the rewrites and the proxy are handed to git by its environment, which none but its user can read: no file holds
+    them, which a killed process would leave behind, and no argument, which every user of the machine could see.
 
     :param url: the remote that is going to be asked, as the user gave it.
     :param network: how remotes are reached; not needed where none is.
@@ -311,19 +362,18 @@ def session(*, url: str | None = None, network: Network | None = None, repos: Pa
     given = [url or "", *network.rewrites.prefixes.values()]
     with tempfile.TemporaryDirectory(prefix="rlinf-git-") as name:
         folder = Path(name)
-        config, credentials = folder / "gitconfig", folder / "credentials"
+        config = folder / "gitconfig"
         settings = [*_SETTINGS, *_PROTECTED]
         settings += redirect_settings(repos) if repos else network.rewrites.git_config
-        settings += [("credential.helper", f"store --file={shlex.quote(name)}/credentials")]
         settings += [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(network.timeout))))]
         # curl as it is built for most systems does not look at SSL_CERT_FILE
         settings += [(key, os.fspath(network.authorities)) for key in ("http.sslCAInfo", "http.proxySSLCAInfo") if network.authorities]
-        credentials.touch(mode=0o600)
-        credentials.write_text("".join(f"{line}\n" for line in dict.fromkeys(filter(None, map(_credential, given)))), encoding="utf-8")
         config.touch(mode=0o600)
         config.write_text(config_text(settings), encoding="utf-8")
-        schemes = {"file"} if repos else REMOTE_SCHEMES | ({"file"} if any(text.startswith("file:") for text in given) else set())
-        yield Git({**_environment(folder, config, schemes, network.timeout), **network.variables}, network)
+        asked = {text.partition(":")[0].lower() for text in given}
+        schemes = {"file"} if repos else REMOTE_SCHEMES | (asked & {"file", "http"})
+        logins, secret = ([], {}) if repos else _logins(given)
+        yield Git({**_environment(folder, config, schemes, network.timeout, logins), **network.variables, **secret}, network)
 
 
 def committer(repository: Path | None) -> tuple[str, str] | None:
@@ -344,22 +394,30 @@ def committer(repository: Path | None) -> tuple[str, str] | None:
     return (found["name"], found["email"]) if found else None
 
 
-def _credential(url: str) -> str | None:
-    """Return the line of git-credential-store(1) for a URL that holds a password or token; None for any other."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.username:
-        return None
-    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
-    return f"{parts.scheme}://{user}:{password if colon else ''}@{parts.netloc.rpartition('@')[2]}"
+def _logins(urls: Iterable[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return settings by which git finds the logins that URLs hold, each for its own origin, and the variables that those read.
+
+    The helper is a line of shell without another program (gitcredentials(7)); the first URL of an origin counts.
+    """
+    settings: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    for url in urls:
+        parts = urlsplit(url)
+        key = f"credential.{parts.scheme}://{parts.netloc.rpartition('@')[2]}.helper"
+        if parts.scheme in ("http", "https") and parts.username and key not in settings:
+            user, password = f"RLINF_GIT_USER_{len(settings)}", f"RLINF_GIT_PASSWORD_{len(settings)}"
+            said = f'printf \'username=%s\\npassword=%s\\n\' "${user}" "${password}"'
+            settings[key] = f'!f() {{ test "$1" != get || {said}; }}; f'
+            variables |= {user: unquote(parts.username), password: unquote(parts.password or "")}
+    return list(settings.items()), variables
 
 
-def _environment(folder: Path, config: Path, schemes: set[str] | frozenset[str], timeout: float) -> dict[str, str]:
+def _environment(
+    folder: Path, config: Path, schemes: set[str] | frozenset[str], timeout: float, logins: Sequence[tuple[str, str]]
+) -> dict[str, str]:
     connect = max(1, round(min(timeout, 60)))
-    protected = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(_PROTECTED)}
-    protected |= {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(_PROTECTED)}
     return {
-        **protected,
-        "GIT_CONFIG_COUNT": str(len(_PROTECTED)),
+        **_overriding([*_PROTECTED, *logins]),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.fspath(config),
         "GIT_ATTR_NOSYSTEM": "1",
@@ -378,13 +436,56 @@ def _environment(folder: Path, config: Path, schemes: set[str] | frozenset[str],
     }
 
 
+def _overriding(settings: Sequence[tuple[str, str]], first: int = 0) -> dict[str, str]:
+    """Return the variables that set what no file can set otherwise (git-config(1), GIT_CONFIG_COUNT), numbered from *first*."""
+    keys = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(settings, first)}
+    values = {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(settings, first)}
+    return {**keys, **values, "GIT_CONFIG_COUNT": str(first + len(settings))}
+
+
+def version_of(said: str) -> tuple[int, int, int]:
+    """Return the number in what ``git version`` says.
+
+    :raises GitError: it is too old; the holes that it has are named.
+    """
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said)
+    version = (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
+    if version < OLDEST:
+        raise GitError(
+            f"git is too old ({said.strip()}): {'.'.join(map(str, OLDEST))} or newer is needed. No supported distribution mends an older one, "
+            "which lets a repository run commands (CVE-2022-24765, CVE-2022-39253, CVE-2024-32002). Install a newer one.",
+            problem="tool",
+        )
+    return version
+
+
+def doubt(version: tuple[int, int, int]) -> str | None:
+    """Return why a git that is new enough may have a known hole all the same; None where it has none, or its distribution mends it."""
+    if version in BACKPORTED or version >= PATCHED[-1]:
+        return None
+    fixed = next((patched for patched in PATCHED if patched[:2] == version[:2]), PATCHED[-1])
+    if version >= fixed:
+        return None
+    told, wanted = (".".join(map(str, numbers)) for numbers in (version, fixed))
+    return (
+        f"git {told} may have CVE-2025-48384, unless whoever built it has mended it; {wanted} has not. "
+        "What it is used for here is refused before git sees it; update git all the same."
+    )
+
+
 @functools.cache
-def _check_version() -> None:
+def _check_version() -> tuple[int, int, int]:
     """:raises GitError: git is not there, or too old."""
     _status, stdout, _stderr = _execute(["version"], None, {}, None)
-    found = re.search(r"(\d+)\.(\d+)", stdout)
-    if not found or (int(found[1]), int(found[2])) < OLDEST:
-        raise GitError(f"git {stdout.strip()} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed. Install it.", problem="tool")
+    return version_of(stdout)
+
+
+def installed() -> tuple[int, int, int]:
+    """Return the version of the git that is used.
+
+    :raises GitError: it is not there, or too old.
+    """
+    return _check_version()
 
 
 def _execute(arguments: Sequence[str], folder: Path | None, env: Mapping[str, str], timeout: float | None) -> tuple[int, str, str]:

@@ -13,8 +13,10 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 
-REMOTE_SCHEMES = frozenset({"https", "http", "ssh"})
-"""Schemes that a catalogue entry may use; a rewrite given by the operator may also lead to ``file``."""
+REMOTE_SCHEMES = frozenset({"https", "ssh"})
+"""Schemes of a repository. Plain ``http``, which anybody on the way can alter, is for this machine's own loopback alone."""
+REWRITE_SCHEMES = REMOTE_SCHEMES | {"http", "file"}
+"""Where a rewrite given by the operator may lead: who names a plain server there has decided to trust the way to it."""
 HTTP_SCHEMES = frozenset({"https", "http"})
 """Those of a file: a wheel or an asset."""
 # hosts that treat owner and name without regard to case
@@ -23,7 +25,10 @@ _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!/
 # up to the last @ before the path: a password may hold one, and what is taken for the host would be shown
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"']+@")
 _SECRET = re.compile(r"\b(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s\"']*))?@")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f$`\\\"'<>|;{}]")
+# RFC 3986 knows no others; what is not ASCII may look like something else, and is written with percent signs
+_UNSAFE = re.compile(r"[^\x21-\x7e]|[$`\\\"'<>|;{}]")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9]+)?")
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
 _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 
 
@@ -49,6 +54,7 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
     """Return *url* if it may be given to git, requests or uv.
 
     :param entry: the catalogue entry it comes from, for the message.
+    :param schemes: those that are allowed; ``http`` to the loopback of this machine always is where ``https`` is.
     :raises CatalogError: it could be taken for an option, runs a command, holds characters that a shell or an environment
         expansion would touch, or has a scheme that is not allowed.
     """
@@ -56,9 +62,33 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
         raise CatalogError(
             f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL."
         )
-    scheme = "ssh" if _SCP.match(url) else _split(url).scheme.lower()
-    if scheme not in schemes:
-        raise CatalogError(f"{entry}: {redact(url)!r} has the scheme {scheme or 'none'!r}; allowed are {', '.join(sorted(schemes))}.")
+    scp = _SCP.match(url)
+    if scp:
+        scheme, user, host = "ssh", scp["user"] or "", scp["host"]
+    else:
+        parts = _split(url)
+        scheme, (userinfo, _ignored, _host), host = parts.scheme.lower(), parts.netloc.rpartition("@"), parts.hostname or ""
+        user = unquote(userinfo)
+    if scheme not in schemes and not (scheme == "http" and "https" in schemes and _LOOPBACK.fullmatch(host)):
+        remedy = " A server that has no other is named in rlinf_url_rewrites." if scheme == "http" else ""
+        raise CatalogError(
+            f"{entry}: {redact(url)!r} has the scheme {scheme or 'none'!r}; allowed are {', '.join(sorted(schemes))}.{remedy}"
+        )
+    # ssh takes a host or user that begins with a dash for an option; a line end in a login would be a line of git's credential protocol
+    if (host or scheme != "file") and (not _HOST.fullmatch(host) or user.startswith("-") or not user.isprintable()):
+        raise CatalogError(f"{entry}: {redact(url)!r} has a host or user that cannot be one. Correct it.")
+    return url
+
+
+def refuse_userinfo(url: str, entry: str) -> str:
+    """Return *url* if it holds no login; the user of an SSH URL is part of the address.
+
+    For URLs that others wrote: a login there is not ours to use, and ``https://known.example@elsewhere.example/`` is made to mislead.
+
+    :raises CatalogError: it holds one.
+    """
+    if without_userinfo(url) != url:
+        raise CatalogError(f"{entry}: {redact(url)!r} holds a user or password. Credentials belong into rlinf_url_rewrites or ~/.netrc.")
     return url
 
 
@@ -117,7 +147,7 @@ class Rewrites:
     def __init__(self, prefixes: Mapping[str, str] | None = None) -> None:
         for prefix, replacement in (prefixes or {}).items():
             for text in (prefix, replacement):
-                check_url(text, "rlinf_url_rewrites", REMOTE_SCHEMES | {"file"})
+                check_url(text, "rlinf_url_rewrites", REWRITE_SCHEMES)
                 if not text.endswith(("/", ":")):
                     raise CatalogError(
                         f"rlinf_url_rewrites: {redact(text)!r} must end with a slash, since it is a prefix: otherwise other hosts match too."

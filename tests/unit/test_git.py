@@ -146,7 +146,7 @@ def test_a_repository_in_a_parent_folder_is_not_taken(tmp_path: Path) -> None:
         assert session.at(git_dir=inner).test("rev-parse", "--git-dir") is None
 
 
-@pytest.mark.parametrize("url", ["ext::sh -c touch% /tmp/x", "file:///tmp/nothing", "git://127.0.0.1:1/a/b"])
+@pytest.mark.parametrize("url", ["file:///tmp/nothing", "git://127.0.0.1:1/a/b", "http://127.0.0.1:1/a/b"])
 def test_only_the_allowed_transports_are_used(url: str) -> None:
     with _git.session() as session, pytest.raises(GitError, match="not allowed"):
         session.ask("ls-remote", "--", url, about="x")
@@ -184,7 +184,8 @@ def test_credentials_of_a_url_reach_the_remote_but_no_argument(
 def test_the_sessions_folder_is_private_and_goes(tmp_path: Path) -> None:
     with _git.session(url="https://token@github.com/a/b") as session:
         config = Path(session.env["GIT_CONFIG_GLOBAL"])
-        assert [path.stat().st_mode & 0o777 for path in (config.parent, *sorted(config.parent.iterdir()))] == [0o700, 0o600, 0o600]
+        assert [path.stat().st_mode & 0o777 for path in (config.parent, *sorted(config.parent.iterdir()))] == [0o700, 0o600]
+        assert "token" not in config.read_text()
     assert not config.parent.exists()
 
 
