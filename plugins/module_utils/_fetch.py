@@ -636,7 +636,7 @@ def _raise_for_status(response: requests.Response) -> None:
     if status == 200:
         return
     if status in (408, 425, 429) or status >= 500:
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = _retry_after(response.headers)
         asked = f" and asks to wait {wait:g} seconds" if wait else ""
         raise _Transient(f"the server answers {status} {response.reason}{asked}", wait)
     credentials = "If it is private, give credentials in the URL (https://user:token@host/…, best out of a vault) or in ~/.netrc"
@@ -677,12 +677,13 @@ def _reason(error: Exception) -> str:
     return redact(text.rpartition("): ")[2] or text)
 
 
-def _retry_after(value: str | None) -> float:
-    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3); 0 if none."""
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3); 0 if none. A time in it is one of the server's clock."""
+    value = headers.get("Retry-After")
     if value is None:
         return 0.0
     number = _number(value)
-    return float(number) if number is not None else max(_seconds(value) - time.time(), 0.0)
+    return float(number) if number is not None else max(_seconds(value) - (_seconds(headers.get("Date", "")) or time.time()), 0.0)
 
 
 def _seconds(date: str) -> float:

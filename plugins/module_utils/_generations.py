@@ -100,7 +100,11 @@ class Generations:
         :param stamp: at least ``digest``; ``created`` and ``previous`` are added.
         """
         previous = self._superseded(str(stamp["digest"]))
-        whole = {**stamp, "created": time.time_ns(), **({"previous": previous} if previous else {})}
+        # the clock may have been set back since: a new one is newer than those that are there all the same
+        created = max(
+            [time.time_ns(), *(int(generation.stamp["created"]) + 1 for generation in self.finished() if generation.path != path)]
+        )
+        whole = {**stamp, "created": created, **({"previous": previous} if previous else {})}
         write_json(path / STAMP, whole)
         return Generation(path, whole)
 

@@ -237,6 +237,13 @@ def test_a_server_that_asks_for_more_patience_than_there_is(upstream: Upstream, 
     assert len(upstream.requests()) == 1
 
 
+def test_a_time_to_wait_until_is_of_the_servers_clock(upstream: Upstream, place: Path) -> None:
+    when = {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT", "Date": "Wed, 21 Oct 2099 07:28:00 GMT"}
+    upstream.script("/a.bin", Fault(status=503, headers=when))
+    fetcher().fetch(Download(f"{upstream.url}/a.bin", place))
+    assert statuses(upstream) == [503, 200]
+
+
 @pytest.mark.parametrize("fault", [Fault(stall_before_headers=True), Fault(stall=0), Fault(stall=1000)], ids=["head", "start", "middle"])
 def test_a_server_that_falls_silent_ends_in_an_error(upstream: Upstream, place: Path, fault: Fault) -> None:
     upstream.always("/a.bin", fault)

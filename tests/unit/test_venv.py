@@ -247,6 +247,16 @@ def test_generations_beyond_keep_are_removed_unless_used(site: Site) -> None:
     assert not site(site.lock(wheels[3]))["changed"]
 
 
+def test_a_clock_that_was_set_back_makes_no_generation_older(site: Site) -> None:
+    """The one made last is the newest, whatever the clock said when the others were made: what is kept goes by it."""
+    later = 4102444800 * 10**9
+    first = site(site.lock(build_wheel(site.index, "alpha", "1.0")))["generation"]
+    stamp = site.prefix / "venvs" / first / "rlinf.json"
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text(encoding="utf-8")), "created": later}), encoding="utf-8")
+    second = site(site.lock(build_wheel(site.index, "alpha", "2.0")))["generation"]
+    assert json.loads((site.prefix / "venvs" / second / "rlinf.json").read_text(encoding="utf-8"))["created"] > later
+
+
 def test_targets_side_by_side_leave_each_other_alone(site: Site, tmp_path: Path, tree_hash: Callable[..., Any]) -> None:
     project = tmp_path / "project"
     project.mkdir()
