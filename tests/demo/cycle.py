@@ -72,6 +72,7 @@ class Cycle:
     :param offline: whether what runs for the nodes runs without network.
     :param push: whether each node gets a bundle of its own, by rsync; without, they share the bastion's.
     :param compiler: whether the world has packages to compile.
+    :param air_gap: whether verifying fails if an install has tried to reach anything, even where there was nobody to be reached.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Cycle:
         offline: bool = True,
         push: bool = True,
         compiler: bool = True,
+        air_gap: bool = False,
     ) -> None:
         self.targets = targets if isinstance(targets, Mapping) else {NODE: targets}
-        self.work, self.offline, self.push = work, offline, push
+        self.work, self.offline, self.push, self.air_gap = work, offline, push, air_gap
         work.mkdir(parents=True, exist_ok=True)
         self.bundle, self.home = work / "bundle", work / "home"
         self.home.mkdir()
@@ -126,6 +128,8 @@ class Cycle:
         local = {"ansible_connection": "local", "ansible_python_interpreter": base_python()}
         # nothing outside of *work* is touched
         local["rlinf_system_packages_state"] = "ignored"
+        if self.air_gap:
+            local["rlinf_air_gap"] = True
         hosts = {node: {**local, **variables} for node, variables in nodes.items()}
         children = {"rlinf_bastion": {"hosts": {"bastion": bastion}}, "rlinf_nodes": {"hosts": hosts}}
         inventory = self.work / f"{name}.yml"

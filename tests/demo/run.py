@@ -11,6 +11,7 @@ The node is this machine under a prefix of its own, without network. Nothing out
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections import Counter
@@ -48,7 +49,7 @@ def main() -> int:
     if not compiler:
         print("No C compiler or no Python headers here: the package with C in it comes as a wheel.")
     try:
-        with Cycle(work, targets=options.targets.split(","), offline=offline, push=push, compiler=compiler) as cycle:
+        with Cycle(work, targets=options.targets.split(","), offline=offline, push=push, compiler=compiler, air_gap=offline) as cycle:
             passes = [run_pass(cycle, number, log) for number in (1, 2)]
             print_summary(cycle, passes)
     except (PlayFailed, Unexpected) as error:
@@ -126,6 +127,9 @@ def print_summary(cycle: Cycle, passes: list[list[Play]]) -> None:
         print(f"  {top:<18}{counts[top]:5} files {words(sizes[top]):>10}")
     for target in cycle.targets[NODE]:
         print_target(cycle, target)
+    if cycle.air_gap:
+        record = json.loads((cycle.work / NODE / "state" / "air-gap.json").read_text(encoding="utf-8"))
+        print(f"\nWhat {len(record['steps'])} steps of {NODE} tried to reach beyond it: {record['attempts'] or 'nothing'}")
     print("\nSeconds       first   again")
     for first, again in zip(*passes, strict=True):
         print(f"  {first.name:<10}{first.seconds:7.1f} {again.seconds:7.1f}")

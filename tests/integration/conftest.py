@@ -109,7 +109,7 @@ def twice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Have a bundle and a node with the targets that the module names (``TARGETS``)."""
     assert can_unshare(), "unshare -rn does not work here, so no node can be kept off the network"
     assert can_compile(), "compilers for C and C++ and the headers of this Python are needed"
-    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=request.module.TARGETS) as cycle:
+    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=request.module.TARGETS, air_gap=True) as cycle:
         run = Twice(cycle)
         # a first look changes nothing, although nothing is there yet
         cycle.play("download", "--check", "--diff")

@@ -65,7 +65,7 @@ def catalog() -> dict[str, object]:
 @pytest.fixture(scope="module")
 def cycle(tmp_path_factory: pytest.TempPathFactory, catalog: dict[str, object]) -> Iterator[Cycle]:
     """A bastion whose index has what a control node needs, and its bundle."""
-    with Cycle(tmp_path_factory.mktemp("gap") / "work", targets={"node2": [TARGET]}, compiler=False) as cycle:
+    with Cycle(tmp_path_factory.mktemp("gap") / "work", targets={"node2": [TARGET]}, compiler=False, air_gap=True) as cycle:
         named = re.findall(r"^([\w.-]+) >=", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
         needed = closure(named)
         for name in needed:
