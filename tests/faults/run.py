@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tests.faults.disks import disks
 from tests.faults.kills import kills
+from tests.faults.resumes import resumes
+from tests.faults.rot import rot
 from tests.faults.scene import Scene, scene
 from tests.faults.servers import servers
 from tests.faults.tally import Tally, table
@@ -34,10 +36,12 @@ Share = tuple[int, int]
 CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "kill": kills,
     "disk": lambda made, sample, share: disks(made, sample or 8, share),
+    "rot": rot,
 }
 # those for which the upstream is told what to do, which is of this process
 ALONE: Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]] = {
     "server": lambda made, _sample: servers(made),
+    "resume": resumes,
 }
 ALL = (*CLASSES, *ALONE)
 

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
+import io
+import platform
 import subprocess
 import sysconfig
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.demo.cycle import NODE, ROOT, Cycle
+from tests.demo.cycle import NODE, ROOT, Cycle, base_python
 from tests.faults.calls import Broken, Call, Outcome, adopt_orphans, record, run_call, wait_for_orphans
 from tests.faults.trees import Tree, copy, differences, tree
+from tests.support.interpreters import VERSION
 
 TARGET = "tiny"
 PROMISED = ("bundle", NODE, "home")
 """The directories that belong to what is promised: the bastion's, the node's, the user's."""
+INTERPRETER = "https://github.com/pythons/releases/cpython-install_only.tar.gz"
 # unshare(2)
 _NEW_NETWORK = 0x40000000
 
@@ -33,7 +37,7 @@ def catalog(click: str) -> dict[str, Any]:
     return {
         "targets": {
             TARGET: {
-                "python": "{}.{}".format(*os.sys.version_info),  # type: ignore[attr-defined]
+                "python": VERSION.rpartition(".")[0],
                 "cut_off": "2025-12-23T00:00:00Z",
                 "steps": [
                     {"requirements": [f"click=={click}", "einops==0.8.1"]},
@@ -55,11 +59,20 @@ def catalog(click: str) -> dict[str, Any]:
 class Scene:
     """The installation below *work*, and the calls that made it.
 
-    :param calls: those of the first installation, then those that change it, in order.
+    :param plays: those of the first installation, then those that change it, in order: the name of each playbook, and the calls it made.
     """
 
     cycle: Cycle
-    calls: list[Call] = field(default_factory=list)
+    plays: list[tuple[str, list[Call]]] = field(default_factory=list)
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call for _name, calls in self.plays for call in calls]
+
+    def first(self, *names: str) -> list[Call]:
+        """Return the calls of playbooks in their first run."""
+        plays = dict(reversed(self.plays))
+        return [call for name in names for call in plays[name]]
 
     @property
     def work(self) -> Path:
@@ -131,17 +144,45 @@ def scene(work: Path) -> Iterator[Scene]:
     adopt_orphans()
     with Cycle(work, targets={NODE: [TARGET]}, push=False, compiler=False) as cycle:
         nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
+        write_interpreter(cycle.world.file(INTERPRETER))
         (cycle.home / "notes.txt").write_text("the user's\n", encoding="utf-8")
         made = Scene(cycle)
         made.scratch.mkdir()
         made.save("nothing")
         for name, click in (("first", "8.2.1"), ("second", "8.3.1")):
             cycle.inventory = cycle.write_inventory(name, nodes, catalog(click))
-            made.calls += record(cycle, ("download", "-e", f"rlinf_update={TARGET}"), ("prepare",), ("install",), ("verify",))
-        made.calls += record(cycle, ("rollback",), ("restore",))
+            for play, *extra in (("download", "-e", f"rlinf_update={TARGET}"), ("push",), ("prepare",), ("install",), ("verify",)):
+                made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
+        made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
         made.restore("nothing")
         preload()
         yield made
+
+
+def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
+    """Return the calls of a play, and that of an interpreter which it would make if this machine had none of the version."""
+    if play == "prepare":
+        given = {"prefix": str(cycle.work / NODE), "bundle_dir": str(cycle.bundle), "pythons": [VERSION]}
+        return [Call("rlinf_interpreter", NODE, given), *calls]
+    if play != "download":
+        return calls
+    seal = next(call for call in calls if call.module == "rlinf_bundle" and call.args["state"] == "sealed")
+    fetch = next(call for call in calls if call.module == "rlinf_asset_cache")
+    interpreter = {"name": "own", "url": INTERPRETER, "python": VERSION, "machine": platform.machine()}
+    given = {**{key: value for key, value in fetch.args.items() if key != "assets"}, "interpreters": [interpreter]}
+    place = calls.index(seal)
+    return [*calls[:place], Call("rlinf_interpreter_cache", seal.host, given), *calls[place:]]
+
+
+def write_interpreter(path: Path) -> None:
+    """Write what stands in for an interpreter's archive: a program that starts the one of this machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program = f'#!/bin/sh\nexec {base_python()} "$@"\n'.encode()
+    with tarfile.open(path, "w:gz") as archive:
+        for name, mode, content in ((f"bin/python{VERSION.rpartition('.')[0]}", 0o755, program), ("lib/README", 0o644, b"a stand-in\n")):
+            member = tarfile.TarInfo(f"python/{name}")
+            member.size, member.mode = len(content), mode
+            archive.addfile(member, io.BytesIO(content))
 
 
 def preload() -> None:

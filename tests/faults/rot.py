@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files of the bundle that were damaged after it was sealed: every kind of file, in every way that a disk or a mistake does it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tests.faults.calls import Broken, Call, Outcome
+from tests.faults.scene import Scene
+from tests.faults.tally import Tally
+from tests.faults.trees import Tree, wrong
+
+REFUSED = (
+    "verifying refuses, names the file and says what to do; an install fails with a clear word or is what an undisturbed one is, and no file "
+    "under a final name is wrong"
+)
+BROUGHT = "downloading again with rlinf_scrub=true brings what was there, or says which file cannot be had again and what to do"
+NOTICED = "downloading again, without reading everything, never seals what was damaged: it brings what was there, or says which file it is"
+
+# a pattern of the first file of each kind, below the bundle
+KINDS: Mapping[str, str] = {
+    "manifest": "bundle.json",
+    "record of downloads": "records/urls.json",
+    "record of repositories": "records/repositories.json",
+    "record of assets": "records/assets.json",
+    "record of tools": "records/tools.json",
+    "mirror's pack": "repos/**/*.pack",
+    "mirror's index of a pack": "repos/**/*.idx",
+    "mirror's refs": "repos/**/packed-refs",
+    "mirror's HEAD": "repos/**/HEAD",
+    "mirror's settings": "repos/**/config",
+    "wheel of the index": "wheelhouse/index/**/click-*.whl",
+    "wheel built from git": "wheelhouse/git/**/*.whl",
+    "wheel of the catalogue": "wheels/*.whl",
+    "asset": "assets/.cache/**/*.model",
+    "file of an unpacked asset": "assets/.sapien/**/*.so*",
+    "pylock": "targets/*/*/pylock.*.toml",
+    "lock": "targets/*/*/lock.json",
+    "pins": "targets/*/*/pins.txt",
+    "tools wheel": "tools/uv-*.whl",
+    "list of tools": "tools/requirements.txt",
+    "interpreter": "interpreters/**/*.tar.gz",
+}
+
+
+def _flip(path: Path, chance: random.Random, _other: Path) -> None:
+    data = bytearray(path.read_bytes())
+    place = chance.randrange(len(data))
+    data[place] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+def _truncate(path: Path, chance: random.Random, _other: Path) -> None:
+    os.truncate(path, chance.randrange(1, max(2, path.stat().st_size)))
+
+
+def _replace(path: Path, _chance: random.Random, other: Path) -> None:
+    shutil.copy(other, path)
+
+
+def _empty(path: Path, _chance: random.Random, _other: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _remove(path: Path, _chance: random.Random, _other: Path) -> None:
+    path.unlink()
+
+
+Damage = Callable[[Path, random.Random, Path], None]
+# a flipped bit comes twice: the disk's, which leaves the times as they are, and anybody else's
+DAMAGES: Sequence[tuple[str, Damage, bool]] = (
+    ("bit flipped by the disk", _flip, True),
+    ("bit flipped", _flip, False),
+    ("truncated", _truncate, False),
+    ("replaced by another file", _replace, False),
+    ("emptied", _empty, False),
+    ("removed", _remove, False),
+)
+
+
+def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> Iterator[Tally]:
+    """Damage every kind of file in every way, then verify, install and download again.
+
+    :param sample: how many trials at most, at random by a fixed seed; by default all.
+    """
+    download, install = scene.first("download"), scene.first("prepare", "install")
+    for call in [*download, *scene.first("push", "prepare")]:
+        scene.must(call)
+    before = scene.tree()
+    scene.save("before")
+    for call in install:
+        scene.must(call)
+    after = scene.tree()
+    scene.restore("before")
+    trials = [(kind, damage) for kind in KINDS for damage in DAMAGES]
+    if sample:
+        trials = random.Random(0).sample(trials, min(sample, len(trials)))
+    tallies = {name: Tally(f"a bundle's file {name}", f"{REFUSED}; {BROUGHT}; {NOTICED}", "rot") for name, _how, _quiet in DAMAGES}
+    for kind, (name, how, quiet) in trials[share[0] :: share[1]]:
+        with tallies[name].trial(kind):
+            try:
+                _Rotten(scene, kind, how, quiet, before, after).trial(download, install)
+            finally:
+                scene.restore("before", closely=True)
+    yield from (tally for tally in tallies.values() if tally.trials)
+
+
+class _Rotten:
+    """One file, damaged in one way."""
+
+    def __init__(self, scene: Scene, kind: str, how: Damage, quiet: bool, before: Tree, after: Tree) -> None:
+        self.scene, self.how, self.quiet, self.before, self.after = scene, how, quiet, before, after
+        self.kind, self.root = kind, scene.cycle.bundle
+        self.path = sorted(path for path in self.root.glob(KINDS[kind]) if path.is_file())[0]
+        self.name = str(self.path.relative_to(self.root))
+
+    def damage(self) -> None:
+        status = self.path.stat()
+        os.chmod(self.path, 0o644)
+        others = sorted(path for path in self.path.parent.iterdir() if path.is_file() and path != self.path)
+        self.how(self.path, random.Random(self.name), others[0] if others else self.root / "bundle.json")
+        if self.quiet:
+            os.utime(self.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if self.path.exists():
+            os.chmod(self.path, status.st_mode & 0o7777)
+
+    def trial(self, download: Sequence[Call], install: Sequence[Call]) -> None:
+        """:raises Broken: a promise does not hold."""
+        self.damage()
+        self._verified()
+        self._installed(install)
+        for full in (True, False):
+            # without reading everything nobody can know of what a disk did
+            if full or not self.quiet:
+                self.scene.restore("before", closely=True)
+                self.damage()
+                self._downloaded(download, full)
+
+    def _verified(self) -> None:
+        given = {"bundle_dir": str(self.root), "state": "verified", "full": self.quiet}
+        given["stamp"] = str(self.scene.work / "gpu01" / "state" / "bundle.json")
+        outcome = self._try(Call("rlinf_bundle", "gpu01", given))
+        if not outcome.failed:
+            raise Broken("it was verified")
+        self._named(outcome)
+
+    def _installed(self, install: Sequence[Call]) -> None:
+        for call in install:
+            outcome = self._try(call)
+            if outcome.failed:
+                found = wrong(self._others(), self._others(self.before), self._others(self.after))
+                if found:
+                    raise Broken("; ".join(found))
+                return
+        now, wanted = self._others(), self._others(self.after)
+        different = [path for path in sorted({*now, *wanted}) if now.get(path) != wanted.get(path) and not self._links(path)]
+        if different:
+            raise Broken(f"it was installed otherwise: {', '.join(different[:5])}")
+
+    def _others(self, tree: Tree | None = None) -> Tree:
+        """Return what is on the node."""
+        return {path: entry for path, entry in (self.scene.tree() if tree is None else tree).items() if not path.startswith("bundle/")}
+
+    def _links(self, path: str) -> bool:
+        """Whether it is a repository, which is compared with what it was cloned from by other means than its content."""
+        return False
+
+    def _downloaded(self, download: Sequence[Call], full: bool) -> None:
+        for call in download:
+            mended = call.module == "rlinf_bundle" and call.args["state"] == "mended"
+            outcome = self._try(replace(call, args={**call.args, "full": full}) if mended else call)
+            if outcome.failed:
+                self._named(outcome)
+                return
+        self.scene.expect(self.before, f"after downloading again {'with rlinf_scrub ' if full else ''}the bundle is another")
+
+    def _try(self, call: Call) -> Outcome:
+        outcome = self.scene.call(call)
+        if outcome.status and not (outcome.failed and outcome.clear):
+            raise Broken(f"{call.module} ended with {outcome.status}: {outcome.message} {outcome.errors}")
+        return outcome
+
+    def _named(self, outcome: Outcome) -> None:
+        """:raises Broken: the message does not name the file, or what it belongs to."""
+        names = (self.path.name, *(parent.name for parent in self.path.parents if parent.name.endswith(".git")))
+        if not any(name in outcome.message for name in names):
+            raise Broken(f"the error does not name it: {outcome.message}")
