@@ -62,9 +62,6 @@ _PROTECTED = (
     ("core.fsmonitor", "false"),
     ("core.attributesFile", os.devnull),
     ("core.excludesFile", os.devnull),
-    # neither another program to pack with, nor a driver that is only named; those of filters are looked for (_drivers)
-    ("uploadpack.packObjectsHook", ""),
-    ("diff.external", ""),
     ("core.protectHFS", "true"),
     ("core.protectNTFS", "true"),
     ("gc.auto", "0"),
@@ -72,9 +69,9 @@ _PROTECTED = (
     # takes away every helper that was named before
     ("credential.helper", ""),
 )
-# what git-lfs sets; a driver that is anything else does not run
+# what git-lfs sets; a filter that is anything else does not run
 _LFS = {"clean": "git-lfs clean -- %f", "smudge": "git-lfs smudge -- %f", "process": "git-lfs filter-process"}
-_DRIVERS = r"^(filter\..*\.(clean|smudge|process)|(diff|merge)\..*\.(command|textconv|driver))$"
+_FILTERS = r"^filter\..*\.(clean|smudge|process)$"
 _TRANSPORT = re.compile(r"[A-Za-z0-9]*::")
 _ADDRESS = re.compile(r"[a-z+]+://", re.IGNORECASE)
 
@@ -289,7 +286,7 @@ class Git:
         ceiling = {"GIT_CEILING_DIRECTORIES": os.fspath(self.tree.parent)} if self.tree else {}
         variables = {**self.env, **ceiling, **(env or {})}
         if self.tree:
-            variables |= _without_drivers(self.tree, variables)
+            variables |= _without_filters(self.tree, variables)
         try:
             status, stdout, stderr = _execute([*place, *words], folder, variables, timeout)
         except _Stalled:
@@ -313,24 +310,31 @@ def _check_words(words: Sequence[str], about: str) -> None:
             )
 
 
-def _without_drivers(tree: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that keep git from running the drivers which the settings of a working copy name.
+def _without_filters(tree: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that keep git from running the filters which the settings of a working copy name.
 
-    Its attributes say which files go through a driver, its settings which program that is: who may write them runs what he likes as
-    whoever looks at its state, which may be root. git-lfs alone is let through, as git-lfs itself sets it.
+    Its attributes say which files go through a filter, its settings which program that is: who may write them runs what he likes as
+    whoever asks for its state, which may be root. git-lfs alone is let through, as git-lfs itself sets it.
     """
-    status, stdout, _stderr = _execute(["config", "--null", "--get-regexp", _DRIVERS], tree, env, None)
-    if status:
-        return {}
+    files = [["--includes", "--file", os.fspath(path)] for path in _configs_of_submodules(tree)]
+    listed = [_execute(["config", *where, "--null", "--get-regexp", _FILTERS], tree, env, None) for where in ([], *files)]
+    stdout = "".join(said for status, said, _error in listed if not status)
     foreign = []
     for entry in filter(None, stdout.split("\0")):
         key, _ignored, value = entry.partition("\n")
         section, _ignored, name = key.rpartition(".")
         if not (section == "filter.lfs" and _LFS.get(name) == value):
-            foreign.append((key, ""))
-            if section.startswith("filter."):
-                foreign.append((f"{section}.required", "false"))
+            foreign += [(key, ""), (f"{section}.required", "false")]
     return _overriding(foreign, int(env.get("GIT_CONFIG_COUNT", "0"))) if foreign else {}
+
+
+def _configs_of_submodules(tree: Path) -> Iterator[Path]:
+    """Yield the settings of a working copy's submodules, and of theirs, which git reads when it looks into them."""
+    for folder, names, files in os.walk(tree / ".git" / "modules"):
+        if "HEAD" in files:
+            names[:] = ["modules"] if "modules" in names else []
+        if "config" in files:
+            yield Path(folder, "config")
 
 
 def failure(about: str, said: str, command: str = "", status: int = 1) -> GitError:

@@ -12,7 +12,7 @@ from typing import cast
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import check_url
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import check_url, refuse_userinfo
 
 
 def objects(store: Git, commit: str, about: str) -> list[str]:
@@ -50,8 +50,10 @@ def fetch(store: Git, commit: str, about: str) -> None:
     wanted = missing(store, commit, about)
     if not wanted:
         return
-    for line in (store.test("config", "--blob", f"{commit}:.lfsconfig", "--get-regexp", r"url$") or "").splitlines():
-        check_url(line.partition(" ")[2], f"{about}: .lfsconfig")
+    for entry in filter(
+        None, (store.test("config", "--blob", f"{commit}:.lfsconfig", "--null", "--get-regexp", r"url$") or "").split("\0")
+    ):
+        check_url(refuse_userinfo(entry.partition("\n")[2], f"{about}: .lfsconfig"), f"{about}: .lfsconfig")
     store.fetch("lfs", "fetch", "origin", commit, about=about)
     lost = [digest for digest in wanted if not place(git_dir, digest).is_file()]
     if lost:

@@ -727,7 +727,7 @@ def checkout(
         if lfs:
             _lfs.check_out(tree, mirror_path, part, about)
         if submodules:
-            tree.write("submodule", "--quiet", "update", "--init", "--recursive", about=about)
+            tree.write("submodule", "--quiet", "update", "--init", "--recursive", "--checkout", about=about)
     rename(part, destination)
 
 

@@ -211,7 +211,7 @@ def reset(lost: Loss, bundle: Bundle) -> None:
         tree.write("reset", "--quiet", "--hard", "HEAD", about=about)
         tree.write("checkout", "--quiet", "--force", "--detach", lost.commit, "--", about=about)
         if (place / ".gitmodules").is_file():
-            tree.write("submodule", "--quiet", "update", "--recursive", "--force", about=about)
+            tree.write("submodule", "--quiet", "update", "--recursive", "--force", "--checkout", about=about)
         # twice -f: submodules that this commit does not have
         tree.write("clean", "--quiet", "-ffd", *(f"--exclude=/{name}" for name in sorted(OWN)), about=about)
     left = tuple(path for path in _mirror.worktree_state(place).changed if path not in OWN)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_relative
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url, refuse_userinfo, without_userinfo
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
     :raises CatalogError: a URL is not allowed.
     """
     about = f"the submodules of {without_userinfo(url)}"
-    pinned = {}
+    pinned, links = {}, set()
     for line in store.read("ls-tree", "-r", "-z", commit, about=about).split("\0"):
         head, _ignored, path = line.partition("\t")
         if head.startswith("160000 "):
             pinned[path] = head.split()[2]
+        elif head.startswith("120000 "):
+            links.add(path.casefold())
     listed = (
         store.test("config", "--blob", f"{commit}:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.(path|url)$")
         if pinned
@@ -47,13 +50,29 @@ def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
         if key:
             entries.setdefault(key.split(".", 1)[1].rpartition(".")[0], {})[key.rpartition(".")[2]] = value
     found = []
-    for entry in entries.values():
+    for name, entry in entries.items():
         path = entry.get("path", "")
         if path in pinned and entry.get("url"):
-            check_relative(path, about)
-            target = check_url(resolve_relative(url, entry["url"]), f"submodule {path} of {without_userinfo(url)}")
-            found.append(Submodule(path, target, RepositoryId.parse(target).mirror, pinned[path]))
+            what = f"submodule {path!r} of {without_userinfo(url)}"
+            for text in (name, path):
+                _check_place(text, what)
+            if any(parent.as_posix().casefold() in links for parent in PurePosixPath(path).parents):
+                raise CatalogError(f"{what} lies below a link, by which it would lead elsewhere. Its owner has to mend it.")
+            # its parent's own login is not upstream's to spend on another repository
+            target = resolve_relative(without_userinfo(url), refuse_userinfo(entry["url"], what) if "://" in entry["url"] else entry["url"])
+            found.append(Submodule(path, check_url(target, what), RepositoryId.parse(target).mirror, pinned[path]))
     return sorted(found, key=lambda submodule: submodule.path)
+
+
+def _check_place(text: str, what: str) -> None:
+    """Refuse a name or path under which git would put something else than a submodule's files (CVE-2018-11235, CVE-2019-1387, CVE-2025-48384).
+
+    :raises CatalogError: it goes up, could be taken for an option, holds control characters, or is git's own folder in any spelling.
+    """
+    check_relative(text, what)
+    parts = [part.casefold().rstrip(". ") for part in text.split("/")]
+    if text.startswith("-") or not text.isprintable() or "\\" in text or ":" in text or {".git", "git~1"} & set(parts):
+        raise CatalogError(f"{what}: {text!r} is no place for a submodule. Its owner has to mend it.")
 
 
 def resolve_relative(base: str, url: str) -> str:

@@ -148,7 +148,7 @@ def move(wanted: Worktree, *, force: bool = False) -> None:
         if wanted.repository.lfs:
             _lfs.check_out(tree, wanted.mirror, place, wanted.about)
         if wanted.repository.submodules:
-            tree.write("submodule", "--quiet", "update", "--init", "--recursive", "--force", about=wanted.about)
+            tree.write("submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout", about=wanted.about)
     write_json(place / NOTE, wanted.note())
 
 

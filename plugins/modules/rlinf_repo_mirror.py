@@ -193,8 +193,12 @@ def main() -> None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Mirror all repositories; fail at the end if one could not be."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._git import doubt, installed
     from ansible_collections.rlinf.offline.plugins.module_utils._mirror import mirror_all
 
+    doubted = doubt(installed())
+    if doubted:
+        module.warn(doubted)
     params, network = module.params, Network.of(module.params)
     repositories = [Repository(**{**item, "version": item["version"] or None}) for item in params["repos"]]
     with opened(module) as bundle:
