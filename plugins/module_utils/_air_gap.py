@@ -46,7 +46,7 @@ class Proof:
         peers = sorted({peer for step in steps for peer in step.get("passed", {})})
         calls = sum(sum(step.get("programs", {}).values()) for step in steps)
         return [
-            f"steps: {len(steps)}, which started programs {calls} times",
+            f"steps: {len(steps)}, which started or looked for programs {calls} times",
             f"attempts to reach the network: {_count(self.attempts)}",
             f"reached on the node itself: {', '.join(peers) or 'nothing'}",
         ]
@@ -124,7 +124,7 @@ def _tried(attempts: list[dict[str, Any]], files: list[Path]) -> list[str]:
     )
     more = f"; and {len(attempts) - NAMED} more" if len(attempts) > NAMED else ""
     remove = f" and when they have been looked at remove {', '.join(map(str, files))}," if files else ""
-    return [f"{_count(attempts)} attempts to reach the network were refused: {told}{more}. Mend what makes them,{remove} and install anew."]
+    return [f"Attempts to reach the network were refused, {_count(attempts)} in all: {told}{more}. Mend what makes them,{remove} and install anew."]
 
 
 def _count(attempts: list[dict[str, Any]]) -> int:
