@@ -20,6 +20,8 @@ from tests.support.upstream import Fault
 PROMISE = "what is there in the end is the new file, byte for byte: at once, or after an error that says so and one more run"
 _FETCHING = {"rlinf_wheel_cache": "wheels", "rlinf_asset_cache": "assets", "rlinf_interpreter_cache": "interpreters"}
 _LATER = 10**10
+# seconds that a server is given which has no time
+_PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _changed(scene: Scene, call: Call, path: Path, change: Change, chance: rando
     scene.restore("nothing")
     upstream.script(served, Fault(cut=chance.randrange(1, path.stat().st_size)))
     upstream.always(served, Fault(status=503))
-    outcome = scene.call(call)
+    outcome = scene.call(replace(call, args={**call.args, "timeout": _PATIENCE}))
     if not outcome.failed:
         raise Broken("it did not break off")
     upstream.sound()

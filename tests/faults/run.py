@@ -18,8 +18,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from tests.faults.clocks import clocks
 from tests.faults.disks import disks
 from tests.faults.kills import kills
+from tests.faults.pairs import pairs
+from tests.faults.reboots import reboots
 from tests.faults.resumes import resumes
 from tests.faults.rot import rot
 from tests.faults.scene import Scene, scene
@@ -37,11 +40,14 @@ CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "kill": kills,
     "disk": lambda made, sample, share: disks(made, sample or 8, share),
     "rot": rot,
+    "pair": pairs,
+    "clock": clocks,
 }
 # those for which the upstream is told what to do, which is of this process
 ALONE: Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]] = {
     "server": lambda made, _sample: servers(made),
     "resume": resumes,
+    "reboot": reboots,
 }
 ALL = (*CLASSES, *ALONE)
 

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,15 +102,19 @@ class Scene:
 
     def call(self, call: Call, **options: Any) -> Outcome:
         """Make a call: the bastion's with network, the node's in a namespace that has none."""
-        given = options.pop("before", None)
+        before = self.offline(call, options.pop("before", None))
+        return run_call(call, self.scratch, self.cycle.environment(), before=before, **options)
+
+    def offline(self, call: Call, then: Callable[[], object] | None = None) -> Callable[[], None]:
+        """Return what a process does before it makes a call: the node's goes off the network, and *then* follows."""
 
         def before() -> None:
             if not call.online and ctypes.CDLL(None).unshare(_NEW_NETWORK):
                 raise OSError("a network namespace cannot be made")
-            if given:
-                given()
+            if then:
+                then()
 
-        return run_call(call, self.scratch, self.cycle.environment(), before=before, **options)
+        return before
 
     def must(self, call: Call, **options: Any) -> Outcome:
         """Make a call that has to succeed.

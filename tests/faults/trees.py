@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -79,22 +80,29 @@ def _stats(root: Path) -> Iterator[tuple[object, ...]]:
 
 
 def _entry(path: Path, key: str) -> str:
-    status = path.lstat()
-    kind = stat.filemode(status.st_mode)
+    kind = stat.filemode(path.lstat().st_mode)
     if path.is_symlink():
         return f"{kind} -> {os.readlink(path)}"
+    # what is damaged is no text, no JSON, or another
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        said = _said(path, key)
+        if said is not None:
+            return f"{kind} {said}"
+    return f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else kind
+
+
+def _said(path: Path, key: str) -> str | None:
+    """Return the content of a file in which something may differ; nothing for any other."""
     if key.endswith(".dist-info/RECORD"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return f"{kind} {hashlib.sha256(''.join(line for line in lines if _UV_CACHE not in line).encode()).hexdigest()}"
+        return hashlib.sha256("".join(line for line in lines if _UV_CACHE not in line).encode()).hexdigest()
     if _GROWING.search(key):
-        return f"{kind} {path.read_text(encoding='utf-8')}"
+        return json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
     if _MANIFEST.search(key):
-        return f"{kind} {_timeless(path)}"
+        return _timeless(path)
     if _STAMP.search(key):
-        return (
-            f"{kind} {json.dumps({**json.loads(path.read_text(encoding='utf-8')), 'fingerprints': None, 'created': None}, sort_keys=True)}"
-        )
-    return f"{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else kind
+        return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "fingerprints": None, "created": None}, sort_keys=True)
+    return None
 
 
 def _timeless(manifest: Path) -> str:

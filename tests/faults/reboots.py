@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node that loses its power while a playbook works on it, and a control node that does: hosts in namespaces, by ssh, with a disk of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.demo.cycle import ROOT, Cycle, PlayFailed, base_python
+from tests.faults.calls import Broken, wait_for_orphans
+from tests.faults.scene import TARGET, Scene, catalog
+from tests.faults.tally import Tally
+from tests.faults.trees import Tree, copy, differences, tree, wrong
+
+PROMISE = "no file under a final name is wrong; running again brings about what an undisturbed run does"
+HOSTS = ROOT / "tests" / "hosts" / "hosts.sh"
+NODE = "node1"
+PREFIX = "/opt/rlinf"
+PLAYS = ("push", "prepare", "install", "restore")
+# how often each play is disturbed in each way
+_TIMES = 3
+
+
+@dataclass
+class Host:
+    """A host, and its copy on this machine.
+
+    :param state: the directory that hosts.sh knows it by.
+    :param copy: the directory beside which copies are.
+    """
+
+    state: Path
+    copies: Path
+
+    def run(self, *arguments: str, **env: str) -> str:
+        done = subprocess.run([HOSTS, *arguments], env={**os.environ, **env}, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    @property
+    def variables(self) -> Mapping[str, object]:
+        """What the inventory says of it."""
+        return {
+            "ansible_connection": "ssh",
+            "ansible_host": self.run("list", str(self.state)).split()[1],
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.state / "key"),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.state}/known_hosts",
+            # a connection that is kept for another run would have to be waited for
+            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=1s",
+            "ansible_remote_tmp": "/tmp/ansible",
+            "ansible_python_interpreter": base_python(),
+            "rlinf_prefix": PREFIX,
+            "rlinf_targets": [TARGET],
+        }
+
+    def _rsync(self, *places: str) -> None:
+        subprocess.run(["rsync", "-aHX", "--delete", "-e", f"ssh -q -F {self.state}/ssh_config", *places], check=True)
+
+    def tree(self) -> Tree:
+        """Return what is below the prefix now."""
+        now = self.copies / "now"
+        now.mkdir(parents=True, exist_ok=True)
+        self._rsync(f"{NODE}:{PREFIX}/", f"{now}/")
+        return tree(now)
+
+    def save(self, name: str) -> Tree:
+        """Keep what is below the prefix, and return it."""
+        found = self.tree()
+        copy([self.copies / "now"], self.copies / name)
+        return found
+
+    def restore(self, name: str) -> None:
+        self._rsync(f"{self.copies / name / 'now'}/", f"{NODE}:{PREFIX}/")
+
+    def reboot(self) -> None:
+        """Take its power away and give it back."""
+        self.run("reboot", str(self.state), NODE)
+
+
+def reboots(scene: Scene, sample: int | None) -> Iterator[Tally]:
+    """Disturb each play at random moments, by a fixed seed.
+
+    :param sample: how often each play is disturbed in each way.
+    """
+    cycle, host = scene.cycle, Host(scene.work / "h", scene.scratch / "host")
+    cycle.offline = False
+    host.run("up", "1", str(host.state), DISK="2G")
+    try:
+        cycle.inventory = cycle.write_inventory("host", {NODE: host.variables}, catalog("8.2.1"))
+        cycle.play("download")
+        subprocess.run([HOSTS, "ssh", host.state, NODE, f"mkdir -p {PREFIX}"], check=True)
+        ways: Mapping[str, Callable[[int], object]] = {
+            "a node that is rebooted": lambda _play: host.reboot(),
+            "a control node that is switched off": _end,
+        }
+        tallies = {(way, play): Tally(f"{way} during {play}", PROMISE, "reboot") for play in PLAYS for way in ways}
+        chance = random.Random(0)
+        before = host.save("before")
+        for play in PLAYS:
+            start = time.monotonic()
+            cycle.play(play)
+            seconds = time.monotonic() - start
+            after = host.save("after")
+            for way, how in ways.items():
+                for _number in range(sample or _TIMES):
+                    moment = chance.uniform(0, 1)
+                    with tallies[way, play].trial(f"after {moment:.0%} of the time that it takes"):
+                        host.restore("before")
+                        _disturbed(cycle, host, play, moment * seconds, how, before, after)
+            host.restore("after")
+            before = host.save("before")
+        yield from tallies.values()
+    finally:
+        cycle.offline = True
+        host.run("down", str(host.state))
+
+
+def _disturbed(cycle: Cycle, host: Host, play: str, seconds: float, how: Callable[[int], object], before: Tree, after: Tree) -> None:
+    """:raises Broken: a promise does not hold."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(PlayFailed):
+            cycle.play(play)
+        os._exit(0)
+    time.sleep(seconds)
+    how(child)
+    wait_for_orphans(120)
+    found = wrong(host.tree(), before, after)
+    if found:
+        raise Broken("; ".join(found))
+    try:
+        cycle.play(play)
+    except PlayFailed as error:
+        raise Broken(f"it failed when it was run again: {str(error)[-1500:]}") from None
+    said = differences(host.tree(), after)
+    if said:
+        raise Broken("after running again the node is another:\n" + "\n".join(said))
+
+
+def _end(process: int) -> None:
+    """End a process, and all that it has started, at once."""
+    for child in _children(process):
+        _end(child)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for path in Path("/proc", str(process), "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in path.read_text(encoding="ascii").split()]
+    return found
