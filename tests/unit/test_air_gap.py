@@ -19,6 +19,8 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import Generations
+from tests.support.environments import Site
+from tests.support.wheels import build_wheel
 from tests.unit.conftest import ModuleFailed
 from tests.unit.test_egress import ATTEMPT, HELPER, started
 from tests.unit.test_egress import Steps as _Steps
@@ -206,3 +208,36 @@ def test_the_recorder_needs_nothing_but_the_standard_library(tmp_path: Path) -> 
         "true",
     ]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+# -- a real install ------------------------------------------------------------------------------------------------------------------
+
+TRIES = "import socket\nsocket.socket(type=socket.SOCK_DGRAM).connect_ex(('198.18.0.1', 4711))\n"
+
+
+@pytest.mark.parametrize("trying", ["nobody", "script", "import"])
+def test_an_install_is_judged_by_all_that_runs_in_it(
+    run_module: Callable[..., dict[str, Any]], judged: Judged, tmp_path: Path, trying: str
+) -> None:
+    """Real uv, a script of upstream, a package that wants to tell somebody that it is imported; what fails is not the install, but the proof."""
+    site = Site(tmp_path / "bundle", judged.prefix, run_module)
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0", modules={"alpha.py": TRIES if trying == "import" else ""}))
+    checkout = tmp_path / "src"
+    checkout.mkdir()
+    (checkout / "told.py").write_text(TRIES if trying == "script" else "")
+    script = {"name": "BEHAVIOR-1K", "cwd": str(checkout), "argv": ["sh", "-c", "python told.py"]}
+    environment = {"RLINF_AIR_GAP": str(judged.folder)}
+    named = {"_ansible_module_name": "rlinf.offline.rlinf_venv"}
+    assert site(lock, scripts=[script], imports=["alpha"], env=environment, **named)["changed"]
+    if trying == "nobody":
+        proof = judged("openvla")
+        assert proof["attempts"] == [] and proof["environments"]["openvla"]["made_by"].startswith("rlinf_venv-openvla-present-")
+        record = json.loads(judged.record.read_text(encoding="utf-8"))["steps"][0]
+        assert record["programs"]["uv"] and record["programs"]["sh"] and record["kept_in"]["filter"]
+        # running again changes nothing, and what it is known by stays
+        assert not site(lock, scripts=[script], imports=["alpha"], env=environment, **named)["changed"]
+        assert not judged("openvla")["changed"]
+    else:
+        message = judged.says("openvla")
+        assert "step rlinf_venv openvla present: python" in message and "to 198.18.0.1:4711" in message
+        assert "told.py" in message or trying == "import"
