@@ -107,6 +107,15 @@ def examine(archive: Path, *, strip: bool) -> list[Member]:
         return members
 
 
+def listed(archive: Path) -> list[Member]:
+    """Judge every member of an archive by what is said of it, and return the members; their content is not read.
+
+    :raises ArchiveError: it is damaged, or holds a member that must not be unpacked; the member is named.
+    """
+    with _opened(archive) as content:
+        return _judged(archive, content, strip=False)
+
+
 # -- the two kinds of archive, brought to one form
 
 

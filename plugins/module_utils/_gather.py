@@ -195,7 +195,13 @@ class Gatherer:
 
     def _fetch(self, packages: Sequence[Package]) -> None:
         downloads = [
-            Download(package.source["url"], self.bundle.root / package.path, sha256=package.source["sha256"], size=package.source["size"])
+            Download(
+                package.source["url"],
+                self.bundle.root / package.path,
+                sha256=package.source["sha256"],
+                size=package.source["size"],
+                judge=_wheel.check_record if package.kind == "index" else None,
+            )
             for package in packages
         ]
         self.progress(f"fetching {len(downloads)} files")

@@ -5,23 +5,44 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _archive
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import CHUNK
 
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD\Z")
+_DIGESTS = frozenset({"sha256", "sha384", "sha512"})
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA\Z")
 _PLATFORM = re.compile(r"(?P<machine>x86_64|aarch64)-manylinux_2_(?P<minor>\d+)\Z")
+# what the readers raise for damage; ValueError is also what is no UTF-8
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    csv.Error,
+    struct.error,
+)
 # PEP 600: the names that older installers gave to these glibc versions
 _ALIASES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _OLDEST = {"x86_64": 5, "aarch64": 17}
@@ -123,26 +144,79 @@ def _glibc_of(content: bytes) -> tuple[int, int] | None:
 
 
 def check_whole(wheel: Path, filename: str) -> None:
-    """Refuse a file that is not, whole, the wheel that its name says (PEP 427).
+    """Refuse a file that is not, whole, the wheel that its name says (PEP 427): for what comes by a URL alone.
 
     :param filename: the name that it is to have; the file itself may still have another.
-    :raises ArchiveError: it is damaged, has no METADATA or WHEEL, or these are of another distribution.
+    :raises ArchiveError: it is damaged, has no METADATA or WHEEL, these are of another distribution, or RECORD is not of its content.
     """
+    _archive.listed(wheel)
     try:
         name, version, _build, _tags = parse_wheel_filename(filename)
         with zipfile.ZipFile(wheel) as archive:
-            damaged = archive.testzip()
             info = next((entry[: -len("METADATA")] for entry in archive.namelist() if _METADATA.match(entry)), None)
-            if damaged or info is None or f"{info}WHEEL" not in archive.namelist():
-                raise ArchiveError(
-                    f"{filename} is no whole wheel ({f'{damaged} is damaged' if damaged else 'METADATA and WHEEL are not both in it'})."
-                )
+            if info is None or f"{info}WHEEL" not in archive.namelist():
+                raise ArchiveError(f"{filename} is no whole wheel (METADATA and WHEEL are not both in it).")
             said = message_from_bytes(archive.read(f"{info}METADATA"))
-        other = (canonicalize_name(said["Name"] or ""), Version(said["Version"] or ""))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, InvalidWheelFilename, InvalidVersion) as error:
+        other = (canonicalize_name(str(said["Name"] or "")), Version(str(said["Version"] or "")))
+    except (*_DAMAGED, InvalidWheelFilename, InvalidVersion) as error:
         raise ArchiveError(f"{filename} is no whole wheel ({error}).") from None
     if other != (name, version):
         raise ArchiveError(f"{filename} holds {other[0]} {other[1]}, which is not what its name says.")
+    check_record(wheel, content=True)
+
+
+def check_record(wheel: Path, *, content: bool = False) -> None:
+    """Refuse a wheel with members that must not be unpacked, or others than its RECORD lists (PEP 376, 427).
+
+    :param content: compare what is in it with RECORD's digests, too. Not for what an index serves: its own digest vouches for the whole
+        file already, and wheels are served there whose RECORD is of other content (augmax 0.4.1, decord 0.6.0).
+    :raises ArchiveError: it is damaged, or something in it is not listed, listed and missing, twice there, a link, or not what RECORD says.
+    """
+    members = {member.name for member in _archive.listed(wheel) if not _no_file(member)}
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            rows = _rows(archive, members)
+            for name in sorted(members & rows.keys()) if content else ():
+                _check_digest(archive, name, rows[name])
+    except _DAMAGED as error:
+        raise ArchiveError(f"it is no whole wheel ({error}).") from None
+
+
+def _no_file(member: _archive.Member) -> bool:
+    if member.kind not in ("file", "directory"):
+        raise ArchiveError(f"{member.name} in it is a link, which no wheel holds.")
+    return member.kind == "directory"
+
+
+def _rows(archive: zipfile.ZipFile, members: set[str]) -> dict[str, str]:
+    """Return the digests of RECORD by path, of exactly these members; it lists neither its own nor those of its signatures."""
+    records = [name for name in members if _RECORD.match(name)]
+    if len(records) != 1:
+        raise ArchiveError(f"it has {'more than one' if records else 'no'} RECORD.")
+    unlisted = {records[0], f"{records[0]}.jws", f"{records[0]}.p7s"}
+    rows: dict[str, str] = {}
+    for row in csv.reader(StringIO(archive.read(records[0]).decode(), newline="")):
+        if row and (len(row) != 3 or row[0] in rows):
+            raise ArchiveError(f"its RECORD lists {row[0]!r} twice, or in another form than path, digest and size.")
+        if row and row[0] not in unlisted:
+            rows[row[0]] = row[1]
+            if row[1].partition("=")[0] not in _DIGESTS:
+                raise ArchiveError(f"its RECORD has no digest of {row[0]}.")
+    for name in sorted(members - unlisted - rows.keys())[:1]:
+        raise ArchiveError(f"its RECORD does not list {name}.")
+    for name in sorted(rows.keys() - members)[:1]:
+        raise ArchiveError(f"it lacks {name}, which its RECORD lists.")
+    return rows
+
+
+def _check_digest(archive: zipfile.ZipFile, name: str, wanted: str) -> None:
+    kind, _ignored, text = wanted.partition("=")
+    digest = hashlib.new(kind)
+    with archive.open(name) as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    if base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode() != text.rstrip("="):
+        raise ArchiveError(f"{name} in it is not what its RECORD says.")
 
 
 def check_built(wheel: Path, platform: Platform, source: str) -> None:

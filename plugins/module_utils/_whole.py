@@ -8,10 +8,6 @@ A file that was cut off is found where the format says how long it is or how it 
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
 import json
 import struct
 import xml.parsers.expat
@@ -52,36 +48,6 @@ def check(path: Path) -> bool:
     if problem:
         raise ArchiveError(f"it is cut off or damaged: {problem}")
     return True
-
-
-def check_record(wheel: Path) -> None:
-    """Compare what a wheel holds with its RECORD, digests and sizes (PEP 376, 427).
-
-    :raises ArchiveError: something differs, is missing or was added; it is named.
-    """
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if not name.endswith("/")}
-        record = next((name for name in names if name.count("/") == 1 and name.endswith(".dist-info/RECORD")), None)
-        if record is None:
-            raise ArchiveError("it has no RECORD")
-        rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(archive.read(record).decode())) if row}
-        # RECORD does not list the digest of itself, nor of signatures of it
-        unlisted = {record, f"{record}.jws", f"{record}.p7s"}
-        for name in sorted(names - unlisted):
-            if name not in rows:
-                raise ArchiveError(f"its RECORD does not list {name}")
-            kind, _ignored, wanted = rows[name][0].partition("=")
-            if kind not in ("sha256", "sha384", "sha512"):
-                raise ArchiveError(f"its RECORD has no digest of {name}")
-            digest = hashlib.new(kind)
-            with archive.open(name) as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-            if base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode() != wanted.rstrip("="):
-                raise ArchiveError(f"{name} in it is not what its RECORD says")
-        missing = sorted(rows.keys() - names - unlisted)
-    if missing:
-        raise ArchiveError(f"it lacks {missing[0]}, which its RECORD lists")
 
 
 # -- formats: each returns what is wrong with a file

@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shutil
+import stat
 import subprocess
 import sysconfig
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, best_wheel, check_built, needed_glibc, supported_tags
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._wheel import (
+    Platform,
+    best_wheel,
+    check_built,
+    check_record,
+    check_whole,
+    needed_glibc,
+    supported_tags,
+)
 from tests.support.wheels import build_wheel
 
 NODE = Platform.parse("x86_64-manylinux_2_31")
@@ -75,3 +88,84 @@ def test_a_damaged_wheel_is_an_error_that_names_it(tmp_path: Path):
     wheel.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(LockError, match=r"a-1-py3-none-any\.whl is damaged"):
         needed_glibc(wheel)
+
+
+# -- what a wheel holds is what its RECORD lists
+
+
+INFO = "a-1.dist-info"
+Members = dict[str, bytes]
+
+
+def wheel_of(place: Path, members: Members, link: str = "") -> Path:
+    with zipfile.ZipFile(place, "w") as archive:
+        for name, data in members.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 3
+            entry.external_attr = ((stat.S_IFLNK if name == link else stat.S_IFREG) | 0o644) << 16
+            archive.writestr(entry, data)
+    return place
+
+
+def members_of() -> Members:
+    files = {
+        "a/__init__.py": b"",
+        "a/b,c.py": b"x = 1\n",
+        f"{INFO}/METADATA": b"Name: a\nVersion: 1\n",
+        f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n",
+    }
+    rows = [
+        f'"{name}",sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()},{len(data)}\n' for name, data in files.items()
+    ]
+    return {**files, f"{INFO}/RECORD": "".join([*rows, f"{INFO}/RECORD,,\n"]).encode()}
+
+
+def recorded(change: Callable[[bytes], bytes]) -> Members:
+    made = members_of()
+    return {**made, f"{INFO}/RECORD": change(made[f"{INFO}/RECORD"])}
+
+
+def test_a_wheel_that_is_what_it_lists(tmp_path: Path) -> None:
+    wheel = wheel_of(tmp_path / "a-1-py3-none-any.whl", {**members_of(), f"{INFO}/RECORD.jws": b"{}", "a/": b""})
+    check_record(wheel)
+    check_whole(wheel, wheel.name)
+
+
+def test_the_content_counts_where_no_index_vouches_for_the_file(tmp_path: Path) -> None:
+    """Wheels whose RECORD is of other content are served, and installed, since years."""
+    wheel = wheel_of(tmp_path / "a-1-py3-none-any.whl", {**members_of(), "a/__init__.py": b"evil"})
+    check_record(wheel)
+    with pytest.raises(ArchiveError, match=r"a/__init__\.py in it is not what its RECORD says"):
+        check_whole(wheel, wheel.name)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({**members_of(), "evil.pth": b"import evil"}, "does not list evil.pth"),
+        ({name: data for name, data in members_of().items() if name != "a/b,c.py"}, "lacks a/b,c.py, which"),
+        ({name: data for name, data in members_of().items() if not name.endswith("RECORD")}, "has no RECORD"),
+        ({**members_of(), "b-1.dist-info/RECORD": b""}, "more than one RECORD"),
+        (recorded(lambda text: text + text.splitlines()[0] + b"\n"), "twice"),
+        (recorded(lambda text: text + b"x\n"), "another form"),
+        (recorded(lambda text: text.replace(b"sha256=", b"md5=", 1)), "no digest of a/__init__.py"),
+        (recorded(lambda text: b"\xff" + text), "no whole wheel"),
+        (recorded(lambda text: b'"' + b"x" * 200_000), "no whole wheel"),
+        ({**members_of(), "../evil.py": b""}, "leads out"),
+        ({**members_of(), "/etc/evil.py": b""}, "leads out"),
+        ({**members_of(), "a\\..\\evil.py": b""}, "not allowed"),
+        ({**members_of(), "A/__init__.py": b""}, "differ in case alone"),
+        ({**members_of(), "a/__init__.py/x": b""}, "no directory"),
+    ],
+)
+def test_a_wheel_that_is_not_what_it_lists_is_refused(tmp_path: Path, members: Members, said: str) -> None:
+    wheel = wheel_of(tmp_path / "a-1-py3-none-any.whl", members)
+    for check in (check_record, lambda path: check_whole(path, path.name)):
+        with pytest.raises(ArchiveError, match=said):
+            check(wheel)
+
+
+def test_a_wheel_with_a_link_is_refused(tmp_path: Path) -> None:
+    wheel = wheel_of(tmp_path / "a-1-py3-none-any.whl", {**members_of(), "a/link": b"b,c.py"}, link="a/link")
+    with pytest.raises(ArchiveError, match="a/link in it is a link"):
+        check_record(wheel)
