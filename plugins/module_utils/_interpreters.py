@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from ansible_collections.rlinf.offline.plugins.module_utils import _archive
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, ProcessError, VenvError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, fsync_directory, remove, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
@@ -116,7 +115,7 @@ class Interpreters:
         for left in (fresh, place):
             remove(left)
         if not archive.is_file() or sha256_file(archive) != interpreter.sha256:
-            raise BundleError(f"{archive} is missing or damaged. Run push again.")
+            raise BundleError(f"{archive} is missing or damaged. Run the playbook rlinf.offline.push again with rlinf_scrub=true.")
         _archive.unpack(archive, fresh, strip=True)
         try:
             self._check(fresh, interpreter)
@@ -124,8 +123,7 @@ class Interpreters:
             remove(fresh)
             raise
         write_json(fresh / STAMP, {"format": 1, "python": interpreter.python, "sha256": interpreter.sha256})
-        os.rename(fresh, place)
-        fsync_directory(place.parent)
+        rename(fresh, place)
 
     def _check(self, folder: Path, interpreter: Interpreter) -> None:
         """:raises VenvError: it does not run here, or is of another version than its place says."""
