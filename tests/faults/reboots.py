@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Host:
         self.run("reboot", str(self.state), NODE)
 
 
-def reboots(scene: Scene, sample: int | None) -> Iterator[Tally]:
+def reboots(scene: Scene, sample: int | None, plays: Sequence[str] = PLAYS) -> Iterator[Tally]:
     """Disturb each play at random moments, by a fixed seed.
 
     :param sample: how often each play is disturbed in each way.
@@ -100,10 +100,10 @@ def reboots(scene: Scene, sample: int | None) -> Iterator[Tally]:
             "a node that is rebooted": lambda _play: host.reboot(),
             "a control node that is switched off": _end,
         }
-        tallies = {(way, play): Tally(f"{way} during {play}", PROMISE, "reboot") for play in PLAYS for way in ways}
+        tallies = {(way, play): Tally(f"{way} during {play}", PROMISE, "reboot") for play in plays for way in ways}
         chance = random.Random(0)
         before = host.save("before")
-        for play in PLAYS:
+        for play in plays:
             start = time.monotonic()
             cycle.play(play)
             seconds = time.monotonic() - start

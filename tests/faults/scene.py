@@ -143,8 +143,11 @@ class Scene:
 
 
 @contextmanager
-def scene(work: Path) -> Iterator[Scene]:
-    """Install and change the target by playbooks, note the calls, and begin from nothing again."""
+def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
+    """Install and change the target by playbooks, note the calls, and begin from nothing again.
+
+    :param changed: whether it is changed, too, rolled back and put back, or installed alone.
+    """
     adopt_orphans()
     with Cycle(work, targets={NODE: [TARGET]}, push=False, compiler=False) as cycle:
         nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
@@ -153,11 +156,12 @@ def scene(work: Path) -> Iterator[Scene]:
         made = Scene(cycle)
         made.scratch.mkdir()
         made.save("nothing")
-        for name, click in (("first", "8.2.1"), ("second", "8.3.1")):
+        for name, click in (("first", "8.2.1"), ("second", "8.3.1"))[: 2 if changed else 1]:
             cycle.inventory = cycle.write_inventory(name, nodes, catalog(click))
             for play, *extra in (("download", "-e", f"rlinf_update={TARGET}"), ("push",), ("prepare",), ("install",), ("verify",)):
                 made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
-        made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
+        if changed:
+            made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
         made.restore("nothing")
         preload()
         yield made

@@ -155,4 +155,7 @@ def _right(path: str, entry: str, before: str | None, after: str) -> bool:
 
 def _items(entry: str) -> list[tuple[str, object]]:
     """Return the entries of a record, as it is in a tree."""
-    return list(json.loads(entry.partition(" ")[2]).items())
+    try:
+        return list(json.loads(entry.partition(" ")[2]).items())
+    except ValueError:
+        return [(entry, None)]
