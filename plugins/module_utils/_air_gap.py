@@ -124,7 +124,9 @@ def _tried(attempts: list[dict[str, Any]], files: list[Path]) -> list[str]:
     )
     more = f"; and {len(attempts) - NAMED} more" if len(attempts) > NAMED else ""
     remove = f" and when they have been looked at remove {', '.join(map(str, files))}," if files else ""
-    return [f"Attempts to reach the network were refused, {_count(attempts)} in all: {told}{more}. Mend what makes them,{remove} and install anew."]
+    return [
+        f"Attempts to reach the network were refused, {_count(attempts)} in all: {told}{more}. Mend what makes them,{remove} and install anew."
+    ]
 
 
 def _count(attempts: list[dict[str, Any]]) -> int:
