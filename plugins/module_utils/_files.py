@@ -16,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,7 +209,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold *path* as a lock file while the body runs; a holder that died leaves no lock behind.
 
     :param what: what is being held, for the message of whoever comes second.
-    :raises OfflineError: another process of this machine holds it; its pid is named.
+    :raises OfflineError: another process holds it, of this machine or of another that shares the file system; it is named, and since when.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as stream:
@@ -216,11 +218,9 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise OfflineError(
-                f"{what} is in use by process {holder} of this machine ({path}). Wait for it to end and run again."
-            ) from None
+            raise OfflineError(f"{what} is in use by process {holder} ({path}). Wait for it to end and run again.") from None
         stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
+        stream.write(f"{os.getpid()} of {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")
         stream.flush()
         try:
             yield
