@@ -234,7 +234,7 @@ class Catalog:
         unknown = set(data) - {item.name for item in fields(cls)}
         if unknown:
             raise CatalogError(
-                f"rlinf_catalog: unknown key {', '.join(sorted(unknown))}. Known: {', '.join(item.name for item in fields(cls))}."
+                f"rlinf_catalog: unknown key {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(item.name for item in fields(cls))}."
             )
         catalog = cls(
             repositories={name: _entry(Repository, "repository", name, value) for name, value in _section(data, "repositories")},
@@ -391,7 +391,9 @@ def _entry(kind: type[Entry], what: str, name: str, value: Any) -> Entry:
     for needed in ("url", "dest"):
         if needed in known and not value.get(needed):
             raise CatalogError(f"{what} {name}: {needed} is missing.")
-    return kind(**{"name": name, **{str(key): (str(given) if isinstance(given, str) else given) for key, given in value.items()}})
+    # one that is null is not given
+    values = {str(key): str(given) if isinstance(given, str) else given for key, given in value.items() if given is not None}
+    return kind(**{"name": name, **values})
 
 
 def extended(data: Mapping[str, Any]) -> dict[str, Any]:

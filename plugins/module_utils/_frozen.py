@@ -12,17 +12,29 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Bundl
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 
+KEYS = frozenset({"url", "version", "commit", "default_branch", "cut_off"})
+"""What is known of a mirror."""
+
 
 def read_records(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """Return the frozen commits: for each mirror its ``url``, ``version``, ``commit``, ``default_branch`` and ``cut_off``.
 
     :raises BundleError: the file is damaged.
     """
+    path = bundle.records / "repositories.json"
     try:
-        records: dict[str, dict[str, Any]] = read_json(bundle.records / "repositories.json", BundleError)
+        records: dict[str, dict[str, Any]] = read_json(path, BundleError)
     except FileNotFoundError:
         return {}
+    if not isinstance(records, dict) or not all(map(_is_record, records.values())):
+        raise BundleError(f"{path} is damaged. Take it from a backup of the bundle, or remove it and have every repository frozen anew.")
     return records
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or not value.keys() >= KEYS:
+        return False
+    return all(isinstance(value[key], str) or (value[key] is None and key not in ("url", "commit")) for key in KEYS)
 
 
 def write_records(bundle: Bundle, records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from urllib.request import getproxies_environment
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, Rewrites, check_url, redact
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, Rewrites, check_url, redact, split
 
 ATTEMPTS = 10
 """How often one is made again without progress before something is given up."""
@@ -53,7 +53,7 @@ class Network:
         :raises CatalogError: one of them cannot be used.
         """
         proxy, index, bundle = (params.get(name) or None for name in ("proxy", "index_url", "ca_bundle"))
-        if proxy and urlsplit(proxy).scheme not in HTTP_SCHEMES:
+        if proxy and split(proxy).scheme not in HTTP_SCHEMES:
             raise CatalogError(
                 f"{variables}proxy: {redact(proxy)!r} cannot be used by git, requests and uv alike. Give the URL of an HTTP proxy (http://host:port)."
             )
@@ -105,8 +105,8 @@ class Network:
 
         Where an origin has several, those of the URL that has most in common with *url* count.
         """
-        asked = urlsplit(url)
-        given = [urlsplit(known) for known in (self.index_url or "", *self.rewrites.prefixes.values())]
+        asked = split(url)
+        given = [split(known) for known in (self.index_url or "", *self.rewrites.prefixes.values())]
         known = [parts for parts in given if parts.username and _origin(parts) == _origin(asked)]
         if not known:
             return None
@@ -115,7 +115,7 @@ class Network:
 
     def credentials(self, url: str) -> tuple[str, str] | None:
         """Return the user and password for a URL, for a program that is told them: those in it, those of :meth:`login`, or of ``~/.netrc``."""
-        parts = urlsplit(url)
+        parts = split(url)
         if parts.username:
             return unquote(parts.username), unquote(parts.password or "")
         known = self.login(url)

@@ -48,7 +48,7 @@ class LocalFile:
 def read(path: Path) -> dict[str, Any]:
     """Return a pylock as plain Python values.
 
-    :raises LockError: it is no TOML, or not of version 1.x.
+    :raises LockError: it is no TOML, not of version 1.x, or its packages are not what PEP 751 says of them.
     """
     try:
         data: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
@@ -56,7 +56,26 @@ def read(path: Path) -> dict[str, Any]:
         raise LockError(f"{path} is damaged ({error}). Remove its folder and lock the target again.") from None
     if str(data.get("lock-version", "")).partition(".")[0] != "1":
         raise LockError(f"{path} has lock-version {data.get('lock-version')!r}; 1.x is understood.")
+    packages = data.get("packages", [])
+    if not isinstance(packages, list) or not all(map(_is_package, packages)):
+        raise LockError(f"{path} has packages in a form that PEP 751 does not know. Remove its folder and lock the target again.")
     return data
+
+
+def _is_package(entry: Any) -> bool:
+    """Whether a package has what others rely on, in the right types."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    wheels, single = entry.get("wheels", []), [entry[key] for key in ("sdist", "archive") if key in entry]
+    return isinstance(entry.get("version", ""), str) and isinstance(wheels, list) and all(map(_is_file, [*wheels, *single]))
+
+
+def _is_file(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("hashes", {}), dict):
+        return False
+    texts = [entry[key] for key in ("name", "url", "path") if key in entry] + list(entry.get("hashes", {}).values())
+    size = entry.get("size", 0)
+    return all(isinstance(text, str) for text in texts) and isinstance(size, int) and not isinstance(size, bool)
 
 
 def offered(package: Mapping[str, Any]) -> tuple[list[RemoteFile], RemoteFile | None]:

@@ -66,7 +66,7 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
     if scp:
         scheme, user, host = "ssh", scp["user"] or "", scp["host"]
     else:
-        parts = _split(url)
+        parts = split(url)
         scheme, (userinfo, _ignored, _host), host = parts.scheme.lower(), parts.netloc.rpartition("@"), parts.hostname or ""
         user = unquote(userinfo)
     if scheme not in schemes and not (scheme == "http" and "https" in schemes and _LOOPBACK.fullmatch(host)):
@@ -92,9 +92,16 @@ def refuse_userinfo(url: str, entry: str) -> str:
     return url
 
 
-def _split(url: str) -> SplitResult:
+def split(url: str) -> SplitResult:
+    """Return the parts of a URL.
+
+    :raises CatalogError: it is none, its host or port included.
+    """
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        # they are looked at when they are asked for
+        _ignored = parts.hostname, parts.port
+        return parts
     except ValueError as error:
         raise CatalogError(f"{redact(url)!r} is no URL ({error}). Correct it.") from None
 
@@ -117,7 +124,7 @@ class RepositoryId:
         if scp:
             host, path = scp["host"], scp["path"]
         else:
-            parts = _split(url)
+            parts = split(url)
             host, path = parts.hostname or "", unquote(parts.path)
         owner, _ignored, name = path.strip("/").rpartition("/")
         name = name.removesuffix(".git")
@@ -173,7 +180,7 @@ def without_userinfo(url: str) -> str:
     """Return *url* without user and password, for records and manifests; of an SSH URL only the password goes, its user is part of the address."""
     if _SCP.match(url):
         return url
-    parts = _split(url)
+    parts = split(url)
     user, at, host = parts.netloc.rpartition("@")
     kept = f"{user.partition(':')[0]}{at}" if parts.scheme == "ssh" else ""
     return urlunsplit(parts._replace(netloc=f"{kept}{host}"))

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever a reader is given, it gives a result or an error of its own, never another exception.
+
+Requirement and pyproject files have theirs in ``test_patch_properties``, whole archives in ``test_archive``. By default few examples are
+tried; ``RLINF_EXAMPLES=5000 pytest tests/unit/test_readers.py`` tries more, and what it finds becomes an ``@example``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _apt_resolve, _bundle, _frozen, _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Records
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._submodules import resolve_relative
+from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey, surveyed_releases, surveyed_states
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import (
+    RepositoryId,
+    Rewrites,
+    check_url,
+    redact,
+    secrets,
+    without_userinfo,
+)
+
+EXAMPLES = int(os.environ.get("RLINF_EXAMPLES", "60"))
+trials = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+# the same ones every time, unless more are asked for
+trials = trials if "RLINF_EXAMPLES" in os.environ else settings(trials, derandomize=True, database=None)
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["..", "/", "-x", "\0", "a" * 64])
+)
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6
+)
+URLS = st.text(max_size=60) | st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["https://", "ssh://", "git@h:", "ext::", "-", "file://", "http://[", "//"]),
+    st.text(max_size=20),
+    st.text("/:@%[]?#.0a-", max_size=20),
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the way to everything in a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
+
+
+@st.composite
+def altered(draw: st.DrawFn, document: Any) -> Any:
+    """A document of which one or two places hold anything, or nothing any more."""
+    made = copy.deepcopy(document)
+    for _number in range(draw(st.integers(1, 2))):
+        *above, last = (None, *draw(st.sampled_from(places(made))))
+        if not above:
+            return draw(ANYTHING)
+        holder = made
+        for key in above[1:]:
+            holder = holder[key]
+        if isinstance(holder, dict) and draw(st.booleans()):
+            del holder[last]
+        else:
+            holder[last] = draw(ANYTHING)
+    return made
+
+
+def answers(read: Callable[[], object]) -> None:
+    """It gives a result, or says what is wrong in words of its own."""
+    try:
+        read()
+    except OfflineError as error:
+        assert str(error)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    made = Bundle(tmp_path_factory.mktemp("bundle"))
+    made.records.mkdir()
+    made.repos.mkdir()
+    return made
+
+
+# -- URLs and how the network is reached
+
+
+@trials
+@given(URLS, URLS)
+@example("https://[::1/a", "../..")
+@example("https://h:99999999/a/b", "./")
+@example("https://h:x/a/b", "../x")
+@example("https://\u2100/a/b", "")
+def test_urls(one: str, other: str) -> None:
+    for read in (
+        lambda: check_url(one, "it"),
+        lambda: RepositoryId.parse(one),
+        lambda: without_userinfo(one),
+        lambda: resolve_relative(one, other),
+        lambda: Rewrites({one: other}).apply(one),
+        lambda: Network.of({"proxy": one, "index_url": other}).credentials(one),
+        lambda: redact(one),
+        lambda: secrets([one, {other: one}]),
+    ):
+        answers(read)
+
+
+# -- files that this collection wrote, and somebody else then
+
+
+MANIFEST = {
+    "format": 1,
+    "serial": 1,
+    "created": "2025-01-01T00:00:00Z",
+    "tools": {"uv": "1"},
+    "files": {"wheels/a": {"size": 1, "sha256": "0" * 64, "mtime_ns": 1, "origin": "x"}},
+    "repositories": {},
+}
+RECORDS = {"https://h.example/a": {"sha256": "0" * 64, "size": 1, "etag": None, "last_modified": None}}
+FROZEN = {
+    "h.example/a/b.git": {
+        "url": "https://h.example/a/b.git",
+        "version": None,
+        "commit": "0" * 40,
+        "default_branch": "main",
+        "cut_off": None,
+    }
+}
+NODE = {
+    "release": "debian-12",
+    "architecture": "amd64",
+    "packages": "0" * 64,
+    "node": {"glibc": "2.36", "gpus": {"devices": [], "driver": None}, "pythons": [{"version": "3.11"}]},
+}
+SURVEY = {"format": 1, "nodes": {"gpu1": NODE}, "states": {"0" * 64: "Package: a\n"}}
+
+
+def as_json(document: Any) -> st.SearchStrategy[bytes]:
+    return altered(document).map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")) | st.binary(max_size=40)
+
+
+@trials
+@given(as_json(MANIFEST))
+def test_the_manifest(bundle: Bundle, content: bytes) -> None:
+    bundle.manifest.write_bytes(content)
+    answers(lambda: _bundle.read_manifest(bundle))
+    answers(lambda: _bundle.read_stamp(bundle.manifest, bundle))
+
+
+@trials
+@given(as_json(RECORDS))
+def test_records_of_what_was_fetched(bundle: Bundle, content: bytes) -> None:
+    (bundle.records / "urls.json").write_bytes(content)
+    answers(lambda: Records.of(bundle).get("https://h.example/a"))
+
+
+@trials
+@given(as_json(FROZEN))
+@example(b"null")
+@example(b'{"h.example/a/b.git": null}')
+@example(b'{"h.example/a/b.git": {}}')
+def test_records_of_repositories(bundle: Bundle, content: bytes) -> None:
+    (bundle.records / "repositories.json").write_bytes(content)
+    answers(lambda: [(record["commit"], record["version"], record["cut_off"]) for record in _frozen.read_records(bundle).values()])
+
+
+@trials
+@given(as_json(SURVEY))
+def test_a_survey(bundle: Bundle, content: bytes) -> None:
+    place = bundle.records / "survey.json"
+    place.write_bytes(content)
+    answers(lambda: Survey.read(place).lines())
+    answers(lambda: surveyed_releases(place, "amd64"))
+    answers(lambda: surveyed_states(place, "debian-12", "amd64"))
+
+
+# -- what others wrote
+
+
+PYLOCK = {
+    "lock-version": "1.0",
+    "created-by": "x",
+    "packages": [
+        {
+            "name": "a",
+            "version": "1",
+            "wheels": [{"url": "https://h.example/a-1-py3-none-any.whl", "size": 1, "hashes": {"sha256": "0" * 64}}],
+            "sdist": {"name": "a-1.tar.gz", "url": "https://h.example/a-1.tar.gz", "hashes": {"sha256": "0" * 64}},
+        }
+    ],
+}
+
+
+def as_toml(value: Any) -> bytes:
+    try:
+        return tomlkit.dumps(value).encode("utf-8", "surrogatepass")
+    except (TypeError, ValueError, AttributeError, tomlkit.exceptions.TOMLKitError):
+        return b"lock-version = '1.0'\npackages = 1\n"
+
+
+@trials
+@given(altered(PYLOCK).map(as_toml) | st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
+@example(b"lock-version = '1.0'\npackages = 1\n")
+@example(b"lock-version = '1.0'\n[[packages]]\nname = 'a'\nsdist = 1\n")
+def test_a_pylock(bundle: Bundle, content: bytes) -> None:
+    place = bundle.records / "pylock.toml"
+    place.write_bytes(content)
+    answers(lambda: [_pylock.offered(package) for package in _pylock.read(place).get("packages", ())])
+
+
+CATALOG = yaml.safe_load((Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml").read_text())
+SHIPPED = next(value for value in CATALOG.values() if isinstance(value, dict) and "targets" in value)
+SMALL = {kind: dict(list(entries.items())[:3]) for kind, entries in SHIPPED.items() if isinstance(entries, dict) and kind != "targets"}
+SMALL["targets"] = {name: SHIPPED["targets"][name] for name in list(SHIPPED["targets"])[:2]}
+
+
+@trials
+@given(altered(SMALL) | altered(SHIPPED))
+@example({"interpreters": {"a": {"url": "https://h.example/a.tar.gz", "python": None, "machine": "x86_64"}}})
+@example({5: {}})
+def test_the_catalogue(document: Any) -> None:
+    if isinstance(document, dict):
+        answers(lambda: Catalog.parse(document))
+
+
+@trials
+@given(
+    st.text(max_size=200)
+    | st.lists(
+        st.sampled_from(["'http://m/pool/a_1_all.deb' a_1_all.deb 12 SHA256:00", "'x", "a b c d", "''  ", "Inst a (1 x [all])"])
+    ).map("\n".join)
+)
+def test_what_apt_says(said: str) -> None:
+    answers(lambda: [(deb.package, deb.version, deb.place) for deb in _apt_resolve.debs(said)])
+
+
+ROWS = [
+    "a.py,sha256=AAAA,1",
+    "a.py,,",
+    "../a,sha256=x,1",
+    '"',
+    "a.py,md5=x,1",
+    "d-1.dist-info/RECORD,,",
+    "a.py,sha256=\u00e9,1",
+    "a.py,sha256,",
+    "\0",
+    "\r",
+]
+
+
+@trials
+@given(st.lists(st.sampled_from(ROWS), max_size=5).map("\n".join) | st.text(max_size=60), st.data())
+def test_a_wheel(bundle: Bundle, record: str, data: st.DataObject) -> None:
+    place = bundle.records / "d-1-py3-none-any.whl"
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", "x = 1\n" * 9)
+        archive.writestr("d-1.dist-info/RECORD", record.encode("utf-8", "replace"))
+        archive.writestr("d-1.dist-info/WHEEL", "")
+        archive.writestr(
+            "d-1.dist-info/METADATA",
+            data.draw(st.sampled_from(["", "Name: d\nVersion: 1\n", "Name: \xff\nVersion: 1.x\n", "Version: 1\n"])),
+        )
+    content = bytearray(place.read_bytes())
+    for _number in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    place.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
+    answers(lambda: _wheel.check_record(place, content=True))
+    answers(lambda: _wheel.check_whole(place, place.name))
