@@ -43,9 +43,11 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
 
     Credentials in the arguments' URLs are masked wherever they would come out, ``invocation`` included.
-    What the result holds under ``warnings`` is shown as such.
+    What the result holds under ``warnings`` is shown as such. Whoever may read what is made does not depend on who makes it: the umask is
+    022, for git, uv and scripts as well.
     An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
     """
+    os.umask(0o022)
     module.no_log_values |= secrets(module.params)
     try:
         watched = _watched(module)
