@@ -27,6 +27,7 @@ SHIPPED = {
     "MANIFEST.json",
     "README.md",
     "README.zh.md",
+    "SECURITY.md",
     "changelogs",
     "docs",
     "examples",
