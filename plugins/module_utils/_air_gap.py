@@ -103,7 +103,11 @@ def _cut_off(part: Path) -> dict[str, Any]:
     """Return the record of a step that has not ended, or was killed."""
     lines = read_part(part)
     header = lines[0] if lines else {}
-    return {**header, "attempts": [line["attempt"] for line in lines if "attempt" in line], "file": part.name, "going_on": going_on(part)}
+    found: dict[str, list[dict[str, Any]]] = {"attempts": [], "left": []}
+    for line in lines:
+        found["attempts"] += [line["attempt"]] if "attempt" in line else []
+        found["left"] += line.get("left", [])
+    return {**header, **found, "file": part.name, "going_on": going_on(part)}
 
 
 def _made(steps: list[dict[str, Any]], target: str, digest: str) -> dict[str, Any]:
@@ -137,11 +141,11 @@ def _unseen(step: Mapping[str, Any], folder: Path) -> str:
     """Return why a step was not seen to its end, or nothing."""
     if step.get("going_on"):
         return f"Step {step.get('step')} goes on. Wait for it to end and run again."
+    if step.get("left"):
+        left = ", ".join(f"{found['program']} (process {found['pid']}, {found['command']})" for found in step["left"])
+        return f"Step {step['step']} has left running: {left}. What they try fails, but nobody sees it: end them, and install anew."
     if "ended" not in step:
         return f"Step {step.get('step', '')} was cut off. Run install again; if this stays, look at {folder / step['file']} and remove it."
-    if step["left"]:
-        left = ", ".join(f"{found['program']} (process {found['pid']}, {found['command']})" for found in step["left"])
-        return f"Step {step['step']} has left running: {left}. What they try fails, but nobody sees it: end them, remove {folder / step['file']}, install anew."
     if step["recorded"] and not step["canary"]:
         return f"Step {step['step']}: the try of an address that nobody has was not noticed, so nothing is proven. Remove {folder / step['file']}."
     return ""

@@ -213,7 +213,11 @@ class Record:
         self._owner = _make(self.folder)
         self.part = self.folder / f"{self.step}.{os.getpid()}{PART}"
         handle = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.fchown(handle, *self._owner)
+        try:
+            os.fchown(handle, *self._owner)
+        except OSError:
+            # root of a user namespace, who cannot give anything to those who are not in it
+            self._owner = (os.geteuid(), os.getegid())
         self._stream = os.fdopen(handle, "wb")
         # held for as long as this process lives, and no longer
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -245,8 +249,8 @@ class Record:
     def finish(self, result: dict[str, Any], **more: Any) -> None:
         """Put the record in its place.
 
-        One with attempts, or of what could not be seen to its end, stays until somebody who has looked at it removes it. Of the others
-        the last that changed something stays.
+        One with attempts stays until somebody who has looked at it removes it, one of what has left processes behind until the step is
+        seen to its end. Of the others the last that changed something stays.
 
         :param result: what the work said of itself: ``changed``, ``digest``.
         """
@@ -261,7 +265,11 @@ class Record:
             "passed": dict(self.passed),
             "programs": dict(self.programs),
         }
-        if attempts or more["left"]:
+        if more["left"]:
+            self._append({"left": more["left"]})
+            self._stream.close()
+            return
+        if attempts:
             self._keep(f"{self.step}.{self.header['id']}{ATTEMPTS}", whole)
         else:
             if result.get("changed"):

@@ -133,17 +133,17 @@ def test_an_environment_that_was_made_otherwise_proves_nothing(judged: Judged, t
     assert judged("openpi", environment=str(existing))["environments"]["openpi"]["made_by"] == "rlinf_venv-openpi-present.json"
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"canary": False}, "was not noticed, so nothing is proven"),
-        ({"left": [{"pid": 7, "program": "sccache", "command": "sccache --server"}]}, "has left running: sccache"),
-    ],
-    ids=["canary", "left"],
-)
-def test_a_step_that_was_not_seen_whole_proves_nothing(judged: Judged, values: dict[str, Any], message: str) -> None:
-    judged.step("rlinf_runtime", **values)
-    assert message in judged.says()
+def test_a_detector_that_detects_nothing_proves_nothing(judged: Judged) -> None:
+    judged.step("rlinf_runtime", canary=False)
+    assert "was not noticed, so nothing is proven" in judged.says()
+
+
+def test_a_step_that_has_left_somebody_behind_proves_nothing(judged: Judged) -> None:
+    steps = _Steps(judged.folder)
+    left = steps.leave_somebody()
+    assert f"has left running: {left['program']} (process {left['pid']}" in judged.says()
+    steps.run("true")
+    assert judged()["attempts"] == []
 
 
 def test_where_only_the_namespace_denies_that_is_said(judged: Judged) -> None:

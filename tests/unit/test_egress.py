@@ -45,12 +45,32 @@ class Steps:
     def record(self) -> dict[str, Any]:
         (file,) = self.folder.glob("*.json")
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        assert (file.name == "step.json") == (not found["attempts"] and not found["left"])
+        assert (file.name == "step.json") == (not found["attempts"])
         assert file.stat().st_mode & 0o777 == 0o600 and list(self.folder.glob("*.part")) == []
         return found
 
     def tried(self) -> set[tuple[str, str, int | None]]:
         return {(item["call"], item["address"], item["port"]) for item in self.record()["attempts"]}
+
+    def leave_somebody(self) -> dict[str, Any]:
+        """Run a step that ends while a process of it goes on; return what is known of that, which has been ended meanwhile."""
+        code = "import os, time\nif os.fork() == 0:\n    os.setsid(), os.close(1), os.close(2)\n    time.sleep(600)"
+        argv = [sys.executable, "-c", SHORT_WAIT, *self.command(sys.executable, "-c", code)[1:]]
+        assert subprocess.run(argv, check=False).returncode == 0
+        (part,) = self.folder.glob("*.part")
+        (left,) = json.loads(part.read_text(encoding="utf-8").splitlines()[-1])["left"]
+        os.kill(left["pid"], signal.SIGKILL)
+        found: dict[str, Any] = left
+        return found
+
+
+SHORT_WAIT = """
+import runpy, sys
+from ansible_collections.rlinf.offline.plugins.module_utils import _egress
+_egress.LINGER = 0.2
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -287,26 +307,9 @@ signal.pause()
 
 def test_what_a_step_leaves_running_is_named(steps: Steps) -> None:
     """It is waited for only for a while."""
-    code = """
-if os.fork() == 0:
-    os.setsid()
-    os.close(1), os.close(2)
-    time.sleep(600)
-"""
-    argv = [sys.executable, "-c", SHORT_WAIT, *steps.command(sys.executable, "-c", f"import os, time\n{code}")[1:]]
-    assert subprocess.run(argv, check=False).returncode == 0
-    (left,) = steps.record()["left"]
-    os.kill(left["pid"], signal.SIGKILL)
-    assert "time.sleep(600)" in left["command"] and steps.record()["attempts"] == []
-
-
-SHORT_WAIT = """
-import runpy, sys
-from ansible_collections.rlinf.offline.plugins.module_utils import _egress
-_egress.LINGER = 0.2
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+    left = steps.leave_somebody()
+    (part,) = steps.folder.iterdir()
+    assert part.suffix == ".part" and "time.sleep(600)" in left["command"]
 
 
 def test_only_the_last_step_that_changed_something_is_kept_but_every_attempt(steps: Steps) -> None:
