@@ -8,6 +8,8 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, unmet
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, remove
+from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, run
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, check_url, redact, without_userinfo
@@ -153,11 +155,10 @@ class Root:
         (self.path / "status").write_text("", encoding="utf-8")
         lines = [line for source in self.sources for line in source.lines(without_userinfo(self._reached(source)), self.architecture)]
         (self.path / "etc" / "apt" / "sources.list").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        # private, since it may hold passwords; apt reads it whatever the protocol
-        logins = "".join(dict.fromkeys(self._login(source) for source in self.sources))
-        atomic_write(self.path / "etc" / "apt" / "auth.conf", logins.encode(), mode=0o600)
         (self.path / "apt.conf").write_text(self._configuration(), encoding="utf-8")
-        self._get("fetching the package lists", "update")
+        # apt reads it whatever the protocol
+        with _unnamed("".join(dict.fromkeys(self._login(source) for source in self.sources))) as logins:
+            self._get("fetching the package lists", "update", "-o", f"Dir::Etc::netrc={logins}")
 
     def _reached(self, source: Source) -> str:
         return self.network.rewrites.apply(source.url)
@@ -250,6 +251,16 @@ class Root:
         if missing:
             raise AptError(f"The package lists changed while they were read ({', '.join(missing)}). Run download again.")
         return [_FILENAME.sub(lambda _match, name=deb.place: f"Filename: ./{name}", found[deb.sha256]) for deb in files]  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _unnamed(text: str) -> Iterator[str]:
+    """Give the path of a file that is on no disk, that this user's processes alone can open, and that goes with this process even if it is killed."""
+    handle = os.memfd_create("rlinf")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(text.encode())
+        stream.flush()
+        yield f"/proc/{os.getpid()}/fd/{handle}"
 
 
 def debs(said: str) -> Iterator[Deb]:
