@@ -282,6 +282,19 @@ def _select(catalog: Mapping[str, Any], targets: Sequence[str]) -> list[Target]:
     return Catalog.parse(catalog).select(targets)
 
 
+def rlinf_report_nodes(
+    hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool | str = False
+) -> dict[str, dict[str, Any]]:
+    """Return what hosts have said for a report, or why they did not."""
+    found = {}
+    for host in hosts:
+        said, first = (hostvars[host].get(name) or {} for name in ("__rlinf_report_info", "__rlinf_node_info"))
+        problem = next((str(answer["msg"]) for answer in (first, said) if answer.get("unreachable") or answer.get("failed")), "no answer")
+        wanted = rlinf_fleet_targets(hostvars, [host], targets, behavior)
+        found[host] = {"wanted": wanted, "node": said.get("node"), "problem": problem}
+    return found
+
+
 class FilterModule:
     """The filters, by the names that templates use."""
 
@@ -308,6 +321,7 @@ class FilterModule:
             rlinf_licences,
             rlinf_misfit_table,
             rlinf_programs,
+            rlinf_report_nodes,
             rlinf_states,
             rlinf_branches,
             rlinf_sources,

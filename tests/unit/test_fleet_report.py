@@ -1,0 +1,153 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report of a fleet through the real main() of its modules, with generated nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_bytes, write_json
+from tests.unit.conftest import ModuleFailed
+
+Run = Callable[..., dict[str, Any]]
+TEMPLATE = Path(__file__).resolve().parents[2] / "roles" / "report" / "templates" / "report.html.j2"
+TARGETS = [f"target-{number}" for number in range(6)]
+HOSTILE = '"><script>alert(1)</script>'
+
+
+def package(name: str, version: str = "1.0") -> dict[str, Any]:
+    return {"version": version, "sha256": sha256_bytes(f"{name} {version}".encode()), "kind": "wheels"}
+
+
+def environment(*names: str, **changes: Any) -> dict[str, Any]:
+    made = {"digest": "d" * 64, "created": 1, "python": "3.11.14", "damaged": [], "skipped": [], "remote": {}}
+    return {**made, "packages": {name: package(name) for name in names}, **changes}
+
+
+def node(targets: dict[str, Any]) -> dict[str, Any]:
+    gpus = {"driver": "535.104.05", "cuda": "12.2", "devices": [{"name": "H100"}] * 8, "problem": None}
+    bundle = {"serial": 3, "digest": "b" * 64, "verified": True}
+    return {
+        "prefix": "/opt/rlinf",
+        "distribution": {"name": "A Linux"},
+        "glibc": "2.35",
+        "bundle": bundle,
+        "gpus": gpus,
+        "targets": targets,
+    }
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> dict[str, Any]:
+    """A sealed bundle with a lock for each target, and no nodes yet."""
+    bundle = tmp_path / "bundle"
+    for target in TARGETS:
+        (bundle / "targets" / "commit" / target).mkdir(parents=True)
+        packages = [
+            {"name": name, **package(name), "kind": "index", "path": f"wheelhouse/index/{name}.whl", "size": 10, "source": {"url": url}}
+            for name, url in (("torch", "https://user:secret@index.example/torch.whl"), ("six", "https://index.example/six.whl"))
+        ]
+        write_json(bundle / "targets" / "commit" / target / "lock.json", {"packages": packages})
+    files = {f"wheelhouse/index/{name}.whl": {"size": size} for name, size in (("torch", 9_000_000), ("six", 12_000))}
+    write_json(bundle / "bundle.json", {"format": 1, "serial": 3, "files": files})
+    return {"path": str(tmp_path / "report"), "bundle_dir": str(bundle), "template": str(TEMPLATE), "nodes": {}}
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page, and what it would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "href", "action", "data")]
+
+
+def test_quad(arguments: dict[str, Any], run_module: Run, tree_hash: Callable[..., Any]) -> None:
+    nodes = {"a": {"wanted": TARGETS[:1], "node": node({TARGETS[0]: environment("torch", "six")})}}
+    arguments = {**arguments, "nodes": nodes}
+    folder = Path(arguments["path"])
+    would = run_module("rlinf_report", arguments, check=True, diff=True)
+    assert would["changed"] and "a target-0: installed" in would["diff"]["after"] and not folder.exists()
+    assert run_module("rlinf_report", arguments)["changed"]
+    before = tree_hash(folder, mtimes=True)
+    assert not run_module("rlinf_report", arguments, check=True)["changed"]
+    assert not run_module("rlinf_report", arguments)["changed"]
+    assert tree_hash(folder, mtimes=True) == before and len(before) == 2
+
+
+def test_states_with_the_worst_first(arguments: dict[str, Any], run_module: Run) -> None:
+    first = TARGETS[0]
+    others = {
+        "installed": environment("torch", "six"),
+        "skipping": environment("torch", skipped=["six"]),
+        "other": environment("torch", "six", "more"),
+        "damaged": environment("torch", "six", damaged=["torch"]),
+        "stampless": {"problem": "its stamp is not there"},
+    }
+    nodes: dict[str, Any] = {name: {"wanted": [first], "node": node({first: found})} for name, found in others.items()}
+    nodes["bare"] = {"wanted": [first], "node": node({})}
+    nodes["unasked"] = {"wanted": [], "node": node({first: environment("torch", "six")})}
+    nodes["gone"] = {"wanted": [first], "node": None, "problem": "no route to host"}
+    run_module("rlinf_report", {**arguments, "nodes": nodes})
+    report = json.loads((Path(arguments["path"]) / "report.json").read_text())
+    assert [(row["host"], row["targets"][first]["state"]) for row in report["nodes"]] == [
+        ("gone", "unreachable"),
+        ("damaged", "damaged"),
+        ("stampless", "damaged"),
+        ("bare", "missing"),
+        ("other", "other lock"),
+        ("installed", "installed"),
+        ("skipping", "installed"),
+        ("unasked", "not asked for"),
+    ]
+    assert report["nodes"][4]["targets"][first]["reason"] == "differs in more"
+    assert report["bundle"]["bytes"] == 9_012_000 and "secret" not in json.dumps(report)
+
+
+def test_200_nodes_of_6_targets_and_hostile_names(arguments: dict[str, Any], run_module: Run) -> None:
+    nodes: dict[str, Any] = {
+        f"gpu{number:03}": {"wanted": TARGETS, "node": node({name: environment("torch", "six") for name in TARGETS})}
+        for number in range(199)
+    }
+    nodes[HOSTILE] = {"wanted": [HOSTILE], "node": node({HOSTILE: environment(HOSTILE, python=HOSTILE)})}
+    assert run_module("rlinf_report", {**arguments, "nodes": nodes})["counts"]["installed"] == 199 * 6 + 1
+    text = (Path(arguments["path"]) / "report.html").read_text()
+    page = Tags(text)
+    assert page.tags.count("script") == 1 and HOSTILE not in text and page.loaded == []
+    assert page.tags.count("tr") == 2 + 200 + 2
+    assert len(text) < 2_000_000
+
+
+def test_a_damaged_bundle_is_named(arguments: dict[str, Any], run_module: Run) -> None:
+    (Path(arguments["bundle_dir"]) / "bundle.json").write_text("{")
+    with pytest.raises(ModuleFailed, match=r"bundle\.json"):
+        run_module("rlinf_report", arguments)
+
+
+def test_what_a_node_says(tmp_path: Path, run_module: Run) -> None:
+    venvs = tmp_path / "venvs"
+    (venvs / "tiny-0123456789ab").mkdir(parents=True)
+    (venvs / "broken-0123456789ab").mkdir()
+    (venvs / "other-0123456789ab").mkdir()
+    for name in ("tiny", "broken", "other"):
+        os.symlink(f"{name}-0123456789ab", venvs / name)
+    stamp = {**environment("six"), "created": 5 * 10**9, "python": {"version": "3.11.14", "executable": "/python"}}
+    write_json(venvs / "tiny" / "rlinf.json", stamp)
+    write_json(venvs / "broken" / "rlinf.json", {**stamp, "packages": ["six"]})
+    found = run_module("rlinf_report_info", {"prefix": str(tmp_path)})["node"]
+    assert found["prefix"] == str(tmp_path) and not found["bundle"]["present"]
+    assert found["targets"]["tiny"] == environment("six", created=5)
+    assert all("problem" in found["targets"][name] for name in ("broken", "other"))
