@@ -22,6 +22,7 @@ lock: setup ## Newest development tools into requirements-dev.txt, with hashes; 
 	$(venv)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate \
 	  --custom-compile-command 'make lock' -o requirements-dev.txt requirements-dev.in
 	tools/runtime-requirements > roles/download/files/runtime-requirements.txt
+	tools/runtime-requirements libtorrent > roles/download/files/swarm-requirements.txt
 	$(venv)/uv pip compile -q --universal --generate-hashes --python-version 3.10 --no-emit-index-url --no-annotate --no-header \
 	  --constraints requirements-dev.txt -o roles/download/files/control-requirements.txt requirements.txt
 

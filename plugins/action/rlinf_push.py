@@ -11,15 +11,17 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, look, manifest_files, rsync, run_rsync
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, files_to_push, look, rsync, run_rsync
+from ansible_collections.rlinf.offline.plugins.module_utils._swarm import keep_names, swarm_wheels
 from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
 
 NAMED = 20
@@ -33,13 +35,16 @@ class ActionModule(Working):
         "src": {"type": "path", "required": True},
         "dest": {"type": "path", "required": True},
         "bandwidth": {"type": "int", "default": 0},
+        "targets": {"type": "list", "elements": "str", "default": []},
+        "release": {"type": "str", "default": ""},
+        "state": {"type": "str", "choices": ["pushed", "seen"], "default": "pushed"},
     }
     PLACE = "src"
 
     def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments["bandwidth"])
+        return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments)
 
-    def _push(self, bundle: Bundle, destination: Path, bandwidth: int) -> dict[str, Any]:
+    def _push(self, bundle: Bundle, destination: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         check = bool(self._task.check_mode)
         here = bundle.manifest.is_file()
         local = self._connection.transport == "local"
@@ -58,10 +63,30 @@ class ActionModule(Working):
             )
         if not seen.rsync:
             raise BundleError(f"rsync is not there on {self._host}. Install rsync on the node.")
-        names = manifest_files(bundle)
-        transfer = self._copy(bundle, destination, names, ssh, bandwidth, check)
-        extra = sorted(seen.files - set(names))
+        names = files_to_push(bundle, arguments["targets"], arguments["release"])
+        if arguments["state"] == "seen":
+            return self._seen(seen, bundle, destination, names, ssh, arguments)
+        transfer = self._copy(bundle, destination, names, ssh, arguments["bandwidth"], check)
+        extra = sorted(set(seen.files) - set(read_manifest(bundle)["files"]))
         return self._result(transfer, extra=extra, reason=self._reason(transfer, extra))
+
+    def _seen(
+        self, seen: Seen, bundle: Bundle, destination: Path, names: list[str], ssh: Ssh | None, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Say how much the node lacks, and how it takes part in a swarm; bring what it needs for that."""
+        lacking = seen.lacks(bundle, names)
+        result = self._result(reason=f"lacks {len(lacking)} files ({size_text(sum(lacking.values()))})")
+        result["lacking"] = {"files": len(lacking), "bytes": sum(lacking.values())}
+        python, wheel = next(((python, wheel) for python, wheel in swarm_wheels(bundle).items() if python in seen.pythons), ("", ""))
+        if ssh is None or not wheel:
+            why = "it is not reached by ssh" if ssh is None else "the bundle has no libtorrent for a Python of it"
+            return {**result, "reason": f"{result['reason']}, and takes no part in a swarm: {why}"}
+        if wheel in lacking and not self._task.check_mode:
+            self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, manifest=False)
+            del lacking[wheel]
+        peer = {"python": seen.pythons[python], "destination": str(destination), "become": self._become_user()}
+        result["lacking"]["names"] = keep_names(bundle, lacking)
+        return {**result, "peer": {**peer, "ssh": asdict(ssh)}}
 
     @property
     def _host(self) -> str:
@@ -102,15 +127,27 @@ class ActionModule(Working):
             )
         return Seen.parse(said["stdout"].splitlines())
 
-    def _copy(self, bundle: Bundle, destination: Path, names: list[str], ssh: Ssh | None, bandwidth: int, check: bool) -> Transfer:
+    def _copy(
+        self,
+        bundle: Bundle,
+        destination: Path,
+        names: list[str],
+        ssh: Ssh | None,
+        bandwidth: int,
+        check: bool,
+        *,
+        manifest: bool = True,
+    ) -> Transfer:
         """Copy the files, and then the manifest: who reads it finds everything that it lists."""
         if not shutil.which("rsync"):
             raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
         command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
         place = ssh.place(str(destination)) if ssh else str(destination)
         files = run_rsync(command, names, bundle.root, place)
-        manifest = run_rsync(command, [bundle.manifest.name], bundle.root, place)
-        return Transfer({**files.sent, **manifest.sent}, files.seconds + manifest.seconds)
+        if not manifest:
+            return files
+        last = run_rsync(command, [bundle.manifest.name], bundle.root, place)
+        return Transfer({**files.sent, **last.sent}, files.seconds + last.seconds)
 
     def _ssh(self) -> Ssh:
         """Return how the connection plugin reaches the node, by its public options."""
@@ -142,6 +179,13 @@ class ActionModule(Working):
 
     def _remote_program(self) -> str | None:
         """Return what runs rsync on the node as the user that the task becomes."""
+        user = self._become_user()
+        if user is None:
+            return None
+        return "sudo -n rsync" if user == "root" else f"sudo -n -u {shlex.quote(user)} rsync"
+
+    def _become_user(self) -> str | None:
+        """Return the user that the task becomes."""
         become = self._connection.become
         if become is None:
             return None
@@ -149,8 +193,7 @@ class ActionModule(Working):
             raise AnsibleActionFail(
                 f"The bundle is pushed with become by sudo only, not by {become.name}. Push as a user who may write there."
             )
-        user = become.get_option("become_user") or "root"
-        return "sudo -n rsync" if user == "root" else f"sudo -n -u {shlex.quote(user)} rsync"
+        return str(become.get_option("become_user") or "root")
 
 
 @contextlib.contextmanager

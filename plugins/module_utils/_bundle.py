@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -387,12 +387,21 @@ def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Di
 # -- verifying -----------------------------------------------------------------------------------------------------------------
 
 
-def verify(bundle: Bundle, *, stamp: Path | None = None, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
+def verify(
+    bundle: Bundle,
+    *,
+    stamp: Path | None = None,
+    wanted: Collection[str] | None = None,
+    full: bool = False,
+    jobs: int = 4,
+    check: bool = False,
+) -> Outcome:
     """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
 
     A file that the stamp has seen with the same content, at the same size and modification time, is not read again.
 
     :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
+    :param wanted: the files that must be there, if not all; others may be.
     :param full: hash everything, whatever the stamp says.
     :param jobs: how many files are hashed at a time.
     :param check: verify, but do not write the stamp.
@@ -406,8 +415,9 @@ def verify(bundle: Bundle, *, stamp: Path | None = None, full: bool = False, job
     found, left_over = scan(bundle)
     known = read_stamp(stamp, bundle)
     trusted = {} if full else known.get("files", {})
+    files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
     missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs)
-    extra = [path for path in found if path not in files]
+    extra = [path for path in found if path not in manifest["files"]]
     if missing or damaged or extra:
         raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
     new = {
@@ -486,7 +496,7 @@ def _stamp_text(stamp: Mapping[str, Any]) -> str:
     return f"verified: serial {stamp['serial']}, manifest sha256:{stamp['manifest']}, {len(stamp['files'])} files\n" if stamp else ""
 
 
-# -- pruning and choosing ------------------------------------------------------------------------------------------------------
+# -- pruning -------------------------------------------------------------------------------------------------------------------
 
 
 def prune(bundle: Bundle, *, check: bool = False) -> Outcome:
@@ -530,28 +540,3 @@ def _remove_emptied(bundle: Bundle, paths: Iterable[str], files: Iterable[str]) 
             if parent in (bundle.root, *bundle.folders) or any(parent.iterdir()):
                 break
             parent.rmdir()
-
-
-def files_for(bundle: Bundle, targets: Sequence[str]) -> list[str]:
-    """Return the paths, relative to the bundle, that a host with these targets needs: the manifest, records, tools and each lock's closure.
-
-    :param targets: names of targets; every commit that a target is locked for counts.
-    :raises BundleError: a target has no lock in the bundle.
-    """
-    files = read_manifest(bundle)["files"]
-    wanted: set[str] = set()
-    prefixes = {f"{bundle.records.name}/", f"{bundle.tools.name}/"}
-    for target in targets:
-        locks = sorted(bundle.targets.glob(f"*/{target}/lock.json"))
-        if not locks:
-            raise BundleError(f"The bundle {bundle.root} has no lock of target {target}. {DOWNLOAD} with it in rlinf_targets.")
-        for lock in locks:
-            for path in read_json(lock, BundleError)["closure"]:
-                (prefixes if path.endswith("/") else wanted).add(path)
-    # an asset is a file or a directory, and the lock doesn't know which
-    chosen = {path for path in files if path in wanted or any(path.startswith(prefix) for prefix in prefixes) or _below(path, wanted)}
-    return sorted([bundle.manifest.name, *chosen])
-
-
-def _below(path: str, wanted: set[str]) -> bool:
-    return any(str(parent) in wanted for parent in PurePosixPath(path).parents)

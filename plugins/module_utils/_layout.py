@@ -90,6 +90,11 @@ class Bundle:
         """Wheels of uv and of what the modules need on a node, and the collection's archive."""
         return self.root / "tools"
 
+    @property
+    def swarm_tools(self) -> Path:
+        """What nodes need to give each other the bundle."""
+        return self.tools / "swarm"
+
     def apt(self, release: str, architecture: str) -> Path:
         """A flat repository of system packages for one release of a distribution: ``ubuntu-22.04``, ``amd64``."""
         return self.root / "apt" / release / architecture

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, environment
@@ -23,6 +24,11 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 PARTIAL = ".rlinf-partial"
 """The directory beside a file on the node that holds what arrived of it, for the next run to continue."""
 _ITEM = re.compile(r"(?P<change>[<>ch.*][fdLDS][^ ]*) (?P<size>\d+) (?P<name>.+)\Z")
+# of Python 3.10 or newer, which is what all of this needs
+_PYTHONS = "python3 python3.13 python3.12 python3.11 python3.10"
+_PYTHON_SAYS = (
+    "import sys; sys.version_info >= (3, 10) or sys.exit(1); print('python', '{}.{}'.format(*sys.version_info[:2]), sys.executable)"
+)
 # rsync(1), EXIT VALUES; what ssh says comes as 255
 _LOST = frozenset({10, 12, 30, 35, 255})
 
@@ -146,12 +152,12 @@ def explain(status: int, said: str, destination: str) -> str:
     return f"{cause}\nrsync ended with status {status}" + (f":\n{said}" if said else ".")
 
 
-def manifest_files(bundle: Bundle) -> list[str]:
-    """Return the files that a bundle consists of, without the manifest itself.
+def files_to_push(bundle: Bundle, targets: Sequence[str], release: str = "") -> list[str]:
+    """Return the files that a host with these targets gets, without the manifest, as :func:`._closure.files_for` says.
 
-    :raises BundleError: there is no sealed bundle, or a file of it is missing.
+    :raises BundleError: there is no sealed bundle, a target has no lock in it, or a file of it is missing.
     """
-    names = sorted(read_manifest(bundle)["files"])
+    names = files_for(bundle, targets, release)
     missing = [name for name in names if not os.path.lexists(bundle.root / name)]
     if missing:
         raise BundleError(
@@ -164,31 +170,51 @@ def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool) -> str:
     """Return a shell script for the node that says what is at *destination*, one finding a line.
 
     ``shared``: the nonce file of the bastion is there, too. ``sealed``: it has a manifest. ``no-rsync``: there is none.
-    ``file <name>``: every file and link in the bundle's folders.
+    ``python <version> <path>``: an interpreter. ``file <bytes> <seconds> <name>``: every file and link in the bundle's folders.
     """
     folders = " ".join(shlex.quote(folder.name) for folder in bundle.folders)
     place = shlex.quote(str(destination))
     lines = [
         "command -v rsync >/dev/null 2>&1 || echo no-rsync",
+        f'for name in {_PYTHONS}; do "$name" -c {shlex.quote(_PYTHON_SAYS)} 2>/dev/null && break; done',
         f"mkdir -p {place} || exit 1" if make else f"test -d {place} || exit 0",
         f"cd {place} || exit 1",
         f"if test -e .cache/{shlex.quote(nonce)}; then echo shared; exit 0; fi",
         "if test -e bundle.json; then echo sealed; fi",
-        f"for folder in {folders}; do if test -d \"$folder\"; then find \"$folder\" '(' -type f -o -type l ')' -exec printf 'file %s\\n' '{{}}' +; fi; done",
+        f"for folder in {folders}; do if test -d \"$folder\"; then find \"$folder\" '(' -type f -o -type l ')' -printf 'file %s %T@ %p\\n'; fi; done",
     ]
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the script of :func:`look` said."""
+    """What the script of :func:`look` said.
+
+    :param pythons: interpreters that a peer of a swarm could run with, by version, ``3.11``.
+    :param files: size in bytes and modification time in whole seconds by name.
+    """
 
     shared: bool
     sealed: bool
     rsync: bool
-    files: frozenset[str]
+    pythons: Mapping[str, str]
+    files: Mapping[str, tuple[int, int]]
 
     @classmethod
     def parse(cls, lines: Sequence[str]) -> Seen:
-        files = frozenset(line.removeprefix("file ") for line in lines if line.startswith("file "))
-        return cls("shared" in lines, "sealed" in lines, "no-rsync" not in lines, files)
+        files = {}
+        for line in lines:
+            if line.startswith("file "):
+                size, seconds, name = line.removeprefix("file ").split(" ", 2)
+                files[name] = (int(size), int(seconds.partition(".")[0]))
+        pythons = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("python "))
+        return cls("shared" in lines, "sealed" in lines, "no-rsync" not in lines, pythons, files)
+
+    def lacks(self, bundle: Bundle, names: Sequence[str]) -> dict[str, int]:
+        """Return those of these files of a bundle that are not on the node as they are here, by size in bytes; links are left out."""
+        lacking = {}
+        for name in names:
+            status = (bundle.root / name).lstat()
+            if not stat.S_ISLNK(status.st_mode) and self.files.get(name) != (status.st_size, status.st_mtime_ns // 10**9):
+                lacking[name] = status.st_size
+        return lacking

@@ -87,7 +87,7 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Kit:
-    """Wheels that travel together: those that nodes are prepared with, or those of a control node.
+    """Wheels that travel together: those that nodes are prepared with, those of a control node, or those of a swarm's peers.
 
     :param name: of its record below ``records/``.
     :param folder: where they lie.
@@ -112,6 +112,11 @@ class Kit:
     def of_control_nodes(cls, bundle: Bundle, requirements: Requirements, platform: _wheel.Platform, pythons: Sequence[str]) -> Kit:
         lists = {python: f"requirements-{python}.txt" for python in pythons}
         return cls("control", bundle.tools / "control", requirements, platform, tuple(pythons), lists, _NOT_INSTALLED)
+
+    @classmethod
+    def of_swarms(cls, bundle: Bundle, requirements: Requirements, platform: _wheel.Platform, pythons: Sequence[str]) -> Kit:
+        lists = {python: f"requirements-{python}.txt" for python in pythons}
+        return cls("swarm", bundle.swarm_tools, requirements, platform, tuple(pythons), lists)
 
     @property
     def chosen_by(self) -> str:

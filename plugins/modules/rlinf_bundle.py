@@ -33,6 +33,17 @@ options:
       - Where this machine notes what it verified, outside the bundle, so that only what changed is read the next time. Without it nothing is written.
       - Only with O(state=verified).
     type: path
+  targets:
+    description:
+      - The targets of the host. What only others need may be missing; what is there must be right all the same. Without any, everything must be there.
+      - Only with O(state=verified).
+    type: list
+    elements: str
+    default: []
+  release:
+    description: The host's release and architecture, C(debian-12/amd64). With O(targets), system packages of others may be missing.
+    type: str
+    default: ""
   full:
     description: Hash every file, although its size and modification time say that it was hashed before.
     type: bool
@@ -130,6 +141,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
@@ -138,6 +150,8 @@ ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["sealed", "verified", "pruned", "mended"], "default": "verified"},
     "stamp": {"type": "path"},
+    "targets": {"type": "list", "elements": "str", "default": []},
+    "release": {"type": "str", "default": ""},
     "full": {"type": "bool", "default": False},
     "jobs": {"type": "int", "default": 4},
 }
@@ -169,7 +183,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if params["state"] == "sealed":
         outcome = seal(bundle, **options)
     elif params["state"] == "verified":
-        outcome = verify(bundle, stamp=Path(params["stamp"]) if params["stamp"] else None, **options)
+        wanted = frozenset(files_for(bundle, params["targets"], params["release"])) if params["targets"] else None
+        outcome = verify(bundle, stamp=Path(params["stamp"]) if params["stamp"] else None, wanted=wanted, **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:

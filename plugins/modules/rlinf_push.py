@@ -31,6 +31,22 @@ options:
     description: How much is sent in KiB a second. V(0) is without limit.
     type: int
     default: 0
+  targets:
+    description: The targets of the host. What only others need is not sent. Without any, everything is.
+    type: list
+    elements: str
+    default: []
+  release:
+    description: The host's release and architecture, C(debian-12/amd64). With O(targets), system packages of others are not sent.
+    type: str
+    default: ""
+  state:
+    description:
+      - V(pushed) copies.
+      - V(seen) only says what is lacking, and brings what the node needs to take part in a swarm; see M(rlinf.offline.rlinf_swarm).
+    type: str
+    choices: [pushed, seen]
+    default: pushed
 """
 
 EXAMPLES = r"""
@@ -69,5 +85,13 @@ first:
 extra:
   description: Files on the node that the manifest does not list, those of a former bundle, as C(count) and the C(first) names.
   returned: success
+  type: dict
+lacking:
+  description: How many C(files) are not on the node as they are here, their C(bytes), and by what M(rlinf.offline.rlinf_swarm) finds their C(names).
+  returned: with O(state=seen)
+  type: dict
+peer:
+  description: How the node is reached by M(rlinf.offline.rlinf_swarm). It is not there where it cannot take part; RV(reason) says why.
+  returned: with O(state=seen)
   type: dict
 """

@@ -37,8 +37,12 @@ options:
       - Where it is given, C(tools/) holds the wheels, and a script that makes a control node without network of a bundle.
     type: str
     default: ""
+  swarm_requirements:
+    description: The content of a requirements file that lists libtorrent, for nodes that give each other the bundle. Without it they cannot.
+    type: str
+    default: ""
   control_pythons:
-    description: The versions of Python that such a machine may have.
+    description: The versions of Python that such a machine, and a node that takes part in a swarm, may have.
     type: list
     elements: str
     default: ["3.10", "3.11", "3.12", "3.13"]
@@ -105,6 +109,7 @@ ARGUMENTS: dict[str, Any] = {
     "requirements": {"type": "str", "required": True},
     "platform": {"type": "str", "default": "x86_64-manylinux_2_31"},
     "control_requirements": {"type": "str", "default": ""},
+    "swarm_requirements": {"type": "str", "default": ""},
     "control_pythons": {"type": "list", "elements": "str", "default": ["3.10", "3.11", "3.12", "3.13"]},
     "collection_dir": {"type": "path"},
     "uv": {"type": "path"},
@@ -129,9 +134,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if params["control_requirements"]:
             wanted = Requirements.parse(params["control_requirements"])
             kits.append(Kit.of_control_nodes(bundle, wanted, platform, params["control_pythons"]))
+        if params["swarm_requirements"]:
+            kits.append(Kit.of_swarms(bundle, Requirements.parse(params["swarm_requirements"]), platform, params["control_pythons"]))
         outcomes = [outcome for kit in kits for outcome in wheels(module, bundle, kit)]
         if folder:
-            outcomes += archive(Path(folder).resolve(), bundle, control=len(kits) > 1, check=module.check_mode)
+            outcomes += archive(Path(folder).resolve(), bundle, control=bool(params["control_requirements"]), check=module.check_mode)
     return answer(outcomes, "tools", diff=module._diff)
 
 

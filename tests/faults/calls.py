@@ -87,9 +87,9 @@ def record(cycle: Cycle, *plays: tuple[str, ...]) -> list[Call]:
     return [Call(line["module"], line["host"], line["args"]) for line in lines]
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(adopt: bool = True) -> None:
     """Let what a killed call leaves running become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER), so that it can be waited for."""
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def wait_for_orphans(patience: float = 60) -> None:

@@ -97,6 +97,9 @@ def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> It
         scene.must(call)
     after = scene.tree()
     scene.restore("before")
+    missing = [kind for kind, pattern in KINDS.items() if not any(path.is_file() for path in scene.cycle.bundle.glob(pattern))]
+    if missing:
+        raise LookupError(f"the bundle has no {', '.join(missing)}")
     trials = [(kind, damage) for kind in KINDS for damage in DAMAGES]
     if sample:
         trials = random.Random(0).sample(trials, min(sample, len(trials)))

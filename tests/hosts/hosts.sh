@@ -14,13 +14,14 @@
 #   LOWER=/            the read-only root under all hosts: / or the tree that debootstrap has made
 #   HIDE=/a:/b         directories of LOWER that the hosts see empty
 #   SHOW=/a:/b         directories of this machine that the hosts see all the same, read-only
+#   SHARE=/a:/b        directories of this machine that all hosts have and write, as a mounted file system is
 #   DISK=40G           what a host writes lies in a sparse ext4 image of this size below STATE, not in memory (8 GB)
 #   PORT=22            where sshd listens
 #
 # Needs root, iproute2, openssh-server.
 set -euo pipefail
 
-bridge='' net='' port='' lower='' hide='' show='' disk='' # what STATE/net says of a group
+bridge='' net='' port='' lower='' hide='' show='' share='' disk='' # what STATE/net says of a group
 
 main() {
   case "${1:-}:$#" in
@@ -57,8 +58,8 @@ take_network() { # the first /24 that no other group has: making its bridge is w
   local number
   for number in {0..255}; do
     if ip link add "rlinf$number" type bridge 2>/dev/null; then
-      printf 'bridge=%q net=%q port=%q lower=%q hide=%q show=%q disk=%q\n' \
-        "rlinf$number" "198.18.$number" "${PORT:-22}" "${LOWER:-/}" "${HIDE:-}" "${SHOW:-}" "${DISK:-}" >"$1/net"
+      printf 'bridge=%q net=%q port=%q lower=%q hide=%q show=%q share=%q disk=%q\n' \
+        "rlinf$number" "198.18.$number" "${PORT:-22}" "${LOWER:-/}" "${HIDE:-}" "${SHOW:-}" "${SHARE:-}" "${DISK:-}" >"$1/net"
       ip addr add "198.18.$number.1/24" dev "rlinf$number"
       ip link set "rlinf$number" up
       return
@@ -144,6 +145,9 @@ host() { # pid 1 of a host, in its own namespaces
   while IFS= read -r -d : path; do
     [ -z "$path" ] || [ -e "$root$path" ] || { mkdir -p "$root$path" && mount --bind "$path" "$root$path" && mount -o remount,bind,ro "$root$path"; }
   done <<<"$show:"
+  while IFS= read -r -d : path; do
+    [ -z "$path" ] || { mkdir -p "$root$path" && mount --bind "$path" "$root$path"; }
+  done <<<"$share:"
   configure "$root" "$state" "$name" "$net.$((10 + number))"
   cd "$root"
   mkdir -p .outside

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,9 @@ import yaml
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import release_name
 from tests.demo.cycle import Cycle, PlayFailed, base_python
 from tests.support.apt_archive import Archive, Key, build_deb
+from tests.support.fleet import Fleet
 from tests.support.upstream import Upstream
 
-HOSTS = Path(__file__).resolve().parents[1] / "hosts" / "hosts.sh"
 OWN = release_name()
 # what is somebody's own of apt, on bastion and nodes alike: configuration, lists, holds
 APT = "find /etc/apt /var/lib/apt/lists -type f -exec sha256sum {} + | sort; apt-mark showhold"
@@ -25,38 +24,6 @@ SELECTIONS = "dpkg-query -W -f '${Package} ${Version} ${Status}\\n'"
 VENDOR = "/etc/rlinf-test/vendor.json"
 RSYNC = "/usr/local/lib/rsync"
 MISSING = "rlinf-test-gl"
-
-
-class Fleet:
-    """Hosts in namespaces of their own, the last of which says that it runs Ubuntu and is entered as a user with sudo."""
-
-    def __init__(self, state: Path, count: int) -> None:
-        if os.geteuid():
-            raise PermissionError("This test makes hosts in namespaces, which needs root: sudo make integration")
-        self.state = state
-        subprocess.run([HOSTS, "up", str(count), state], check=True, capture_output=True)
-        listed = subprocess.run([HOSTS, "list", state], check=True, capture_output=True, text=True).stdout
-        self.addresses = {name: address for name, address, _port in map(str.split, listed.splitlines())}
-
-    def shell(self, host: str, command: str) -> str:
-        return subprocess.run([HOSTS, "ssh", self.state, host, command], check=True, capture_output=True, text=True).stdout
-
-    def variables(self, host: str, **more: Any) -> dict[str, Any]:
-        """Return what the inventory says of a host."""
-        return {
-            "ansible_connection": "ssh",
-            "ansible_host": self.addresses[host],
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(self.state / "key"),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.state}/known_hosts",
-            "ansible_remote_tmp": "/tmp/ansible",
-            "rlinf_prefix": "/srv/rlinf",
-            "rlinf_targets": ["tiny"],
-            **more,
-        }
-
-    def end(self) -> None:
-        subprocess.run([HOSTS, "down", self.state], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +99,8 @@ def inventory(fleet: Fleet, cycle: Cycle, archives: dict[str, Any]) -> Path:
         "system_files": {VENDOR: "{}\n"},
     }
     nodes = {
-        "node1": fleet.variables("node1", rlinf_system_packages_state="auto"),
-        "node2": fleet.variables("node2", ansible_user="installer", rlinf_system_packages_state="present"),
+        "node1": fleet.variables("node1", rlinf_targets=["tiny"], rlinf_system_packages_state="auto"),
+        "node2": fleet.variables("node2", rlinf_targets=["tiny"], ansible_user="installer", rlinf_system_packages_state="present"),
     }
     path = cycle.write_inventory("fleet", nodes, {"targets": {"tiny": tiny}, "releases": archives["releases"]})
     written = yaml.safe_load(path.read_text())

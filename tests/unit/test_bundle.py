@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -62,6 +63,8 @@ def bundle(tmp_path: Path) -> Bundle:
     }
     write(records / "repositories.json", json_bytes({MIRROR: record, "github.com/gone/gone.git": record}))
     lock = {
+        "target": "openvla",
+        "python": "3.11",
         "closure": [
             "targets/c1/openvla/",
             f"repos/{MIRROR}/",
@@ -383,15 +386,55 @@ def test_pruned_quad(carried: dict[str, Any], run_module: Run, tree_hash: Hash) 
     run_module("rlinf_bundle", carried)
 
 
-def test_files_for_a_target(bundle: Bundle, run_module: Run) -> None:
+def two_targets(bundle: Bundle, run_module: Run) -> None:
+    """Add a target that shares a wheel with the first, an interpreter for each, and system packages of two releases; seal."""
+    shared = "wheelhouse/index/six-1.16.0-py2.py3-none-any.whl"
+    write(bundle.index / "only-1-py3-none-any.whl", b"only")
+    closure = ["targets/c1/openpi/", f"repos/{MIRROR}/", shared, "wheelhouse/index/only-1-py3-none-any.whl"]
+    write(
+        bundle.target("c1", "openpi") / "lock.json", json_bytes({"target": "openpi", "python": "3.10", "closure": closure, "packages": []})
+    )
+    for path in (bundle.interpreter("3.11.14", "x86_64"), bundle.interpreter("3.10.19", "x86_64")):
+        write(path / "python.tar.gz", b"python")
+    for release in ("debian-12", "ubuntu-22.04"):
+        write(bundle.apt(release, "amd64") / "Packages", b"")
     sealed(bundle, run_module)
-    chosen = _bundle.files_for(bundle, ["openvla"])
-    assert "bundle.json" in chosen and f"tools/{WHEEL}" in chosen and "records/urls.json" in chosen
-    assert "targets/c1/openvla/lock.json" in chosen and f"repos/{MIRROR}/HEAD" in chosen
-    assert "assets/.sapien/physx/1/libphysx.so" in chosen and "wheelhouse/index/six-1.16.0-py2.py3-none-any.whl" in chosen
-    assert not [path for path in chosen if path.startswith("wheels/") or "built-1" in path]
-    with pytest.raises(BundleError, match="no lock of target openpi"):
-        _bundle.files_for(bundle, ["openpi"])
+
+
+def test_a_host_gets_what_its_targets_need_and_what_nobody_claims(bundle: Bundle, run_module: Run) -> None:
+    two_targets(bundle, run_module)
+    everything = set(manifest(bundle)["files"])
+    assert set(files_for(bundle, [])) == everything
+    left_out = everything - set(files_for(bundle, ["openvla"], "debian-12/amd64"))
+    assert left_out == {
+        "apt/ubuntu-22.04/amd64/Packages",
+        "interpreters/3.10.19/x86_64/python.tar.gz",
+        "wheelhouse/index/only-1-py3-none-any.whl",
+    }
+    assert "interpreters/3.11.14/x86_64/python.tar.gz" in everything - set(files_for(bundle, ["openpi"]))
+    assert "apt/ubuntu-22.04/amd64/Packages" in files_for(bundle, ["openpi"])
+    assert set(files_for(bundle, ["openpi", "openvla"])) == everything
+    with pytest.raises(BundleError, match="no lock of target reason"):
+        files_for(bundle, ["reason"])
+
+
+def test_a_host_that_has_what_its_targets_need_is_verified(bundle: Bundle, run_module: Run) -> None:
+    two_targets(bundle, run_module)
+    foreign, own = bundle.index / "only-1-py3-none-any.whl", bundle.index / "six-1.16.0-py2.py3-none-any.whl"
+    content = foreign.read_bytes()
+    foreign.unlink()
+    arguments = {"bundle_dir": str(bundle.root), "state": "verified"}
+    with pytest.raises(ModuleFailed, match="1 missing: wheelhouse/index/only-1"):
+        run_module("rlinf_bundle", arguments)
+    assert run_module("rlinf_bundle", {**arguments, "targets": ["openvla"]})["files"] == len(manifest(bundle)["files"]) - 1
+    # what is there has to be right, whoever needs it
+    foreign.write_bytes(content + b"!")
+    with pytest.raises(ModuleFailed, match="1 damaged: wheelhouse/index/only-1"):
+        run_module("rlinf_bundle", {**arguments, "targets": ["openvla"]})
+    foreign.unlink()
+    own.unlink()
+    with pytest.raises(ModuleFailed, match="1 missing: wheelhouse/index/six"):
+        run_module("rlinf_bundle", {**arguments, "targets": ["openvla"]})
 
 
 # -- killed --------------------------------------------------------------------------------------------------------------------

@@ -73,9 +73,10 @@ def test_site_judges_every_node_before_anything_changes() -> None:
     assert imported == [f"rlinf.offline.{name}" for name in ("preflight", "push", "prepare", "install", "verify")]
 
 
-def test_nodes_get_what_the_tests_ran_with() -> None:
-    made = subprocess.run([ROOT / "tools" / "runtime-requirements"], capture_output=True, text=True, check=True).stdout
-    assert (ROOT / "roles" / "download" / "files" / "runtime-requirements.txt").read_text(encoding="utf-8") == made
+@pytest.mark.parametrize(("file", "names"), [("runtime-requirements.txt", []), ("swarm-requirements.txt", ["libtorrent"])])
+def test_nodes_get_what_the_tests_ran_with(file: str, names: list[str]) -> None:
+    made = subprocess.run([ROOT / "tools" / "runtime-requirements", *names], capture_output=True, text=True, check=True).stdout
+    assert made and (ROOT / "roles" / "download" / "files" / file).read_text(encoding="utf-8") == made
     assert "--hash=sha256:" in made
 
 

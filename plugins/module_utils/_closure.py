@@ -1,0 +1,61 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which files of a bundle a host needs for its targets. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+
+
+def files_for(bundle: Bundle, targets: Sequence[str], release: str = "") -> list[str]:
+    """Return the files, sorted, without the manifest, that a host with these targets needs of a sealed bundle.
+
+    They are all but what only other targets need: what no target claims is there because somebody asked for it. Locks and mirrors always
+    come: the locks say what is whose, and the requirement files of a checkout name repositories of every target.
+
+    :param targets: names of targets; every commit that one is locked for counts. Without any, the host gets everything.
+    :param release: the host's release and architecture, ``debian-12/amd64``: system packages of others are left out. All of them, if not given.
+    :raises BundleError: a target has no lock in the bundle.
+    """
+    files = read_manifest(bundle)["files"]
+    if not targets:
+        return sorted(files)
+    own, others = _locks(bundle, targets)
+    for target in targets:
+        if not any(lock["target"] == target for lock in own):
+            raise BundleError(f"The bundle {bundle.root} has no lock of target {target}. {DOWNLOAD} with it in rlinf_targets.")
+    needed, claimed = _closure(own), _closure(others)
+    always = (f"{bundle.targets.name}/", f"{bundle.repos.name}/")
+    left_out = {path for path in files if _of(path, claimed) and not _of(path, needed) and not path.startswith(always)}
+    pythons = {lock["python"] for lock in own}
+    for path in files:
+        parts = PurePosixPath(path).parts
+        foreign_system = parts[0] == "apt" and release and "/".join(parts[1:3]) != release
+        foreign_python = parts[0] == bundle.interpreters.name and parts[1].rpartition(".")[0] not in pythons
+        if foreign_system or foreign_python:
+            left_out.add(path)
+    return sorted(set(files) - left_out)
+
+
+def _locks(bundle: Bundle, targets: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return the locks of these targets, and those of others."""
+    locks = [read_json(path, BundleError) for path in sorted(bundle.targets.glob("*/*/lock.json"))]
+    return [lock for lock in locks if lock["target"] in targets], [lock for lock in locks if lock["target"] not in targets]
+
+
+def _closure(locks: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    # a directory is written with a slash at its end; an asset is one or the other, and the lock doesn't know which
+    return frozenset(path.rstrip("/") for lock in locks for path in lock["closure"])
+
+
+def _of(path: str, closure: frozenset[str]) -> bool:
+    """Whether a file is in a closure, or below a directory of it."""
+    return path in closure or any(str(parent) in closure for parent in PurePosixPath(path).parents)

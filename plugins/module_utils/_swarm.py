@@ -1,0 +1,397 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nodes that give each other the bundle: who connects to whom, starting the peers, and seeing that none is left. Standard library only.
+
+The bastion's peer has everything, connects to a few nodes and listens nowhere. Every other one is started through ssh and ends with that connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import shlex
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, sha256_bytes
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._process import environment
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
+
+NEIGHBOURS = 8
+"""To how many others a node is connected at most, apart from the bastion."""
+FIRST = 16
+"""To how many nodes the bastion is connected at most."""
+BEAT = 5.0
+"""Seconds between two signs of life that every peer gets."""
+PATIENCE = 60.0
+"""Seconds in which nothing arrives at a node until it is given up."""
+_PIECES = 2000
+_PIECE = (256 * 1024, 4 * 1024 * 1024)
+# reads the program off its standard input, of which the job is the next line
+_BOOTSTRAP = (
+    "import sys; size = int(sys.stdin.buffer.readline()); "
+    "exec(compile(sys.stdin.buffer.read(size), 'rlinf-swarm', 'exec'), {'__name__': '__main__'})"
+)
+
+
+def swarm_wheels(bundle: Bundle) -> dict[str, str]:
+    """Return libtorrent's wheels in a bundle, relative to it, by the version of Python that each is for."""
+    try:
+        record = read_json(bundle.records / "swarm.json", BundleError)
+    except FileNotFoundError:
+        return {}
+    folder = bundle.swarm_tools.relative_to(bundle.root)
+    return {python: f"{folder}/{wheel['filename']}" for python, wheels in record["wheels"].items() for wheel in wheels}
+
+
+def keep_names(bundle: Bundle, names: Iterable[str]) -> str:
+    """Write a list of files into the bundle's scratch space and return what it is read back by: many nodes lack the same."""
+    data = json_bytes(sorted(names))
+    digest = sha256_bytes(data)
+    path = _scratch(bundle) / f"{digest}.names"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, data)
+    return digest
+
+
+def kept_names(bundle: Bundle, digest: str) -> list[str]:
+    """Return the list that :func:`keep_names` wrote."""
+    return [str(name) for name in read_json(_scratch(bundle) / f"{digest}.names", BundleError)]
+
+
+def forget_names(bundle: Bundle) -> None:
+    for path in _scratch(bundle).glob("*.names"):
+        path.unlink(missing_ok=True)
+
+
+def _scratch(bundle: Bundle) -> Path:
+    return bundle.cache / "swarm"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a node's peer is started.
+
+    :param become: the user it runs as, by sudo; None is the one who connects.
+    :param python: an interpreter of the node.
+    :param destination: the bundle there.
+    :param address: what others reach it by; by default the address that ssh reached it by.
+    :param port: where it listens; 0 is any that is free.
+    :param files: the names of what it lacks of the bundle.
+    """
+
+    ssh: Ssh
+    python: str
+    destination: str
+    files: Sequence[str]
+    become: str | None = None
+    address: str = ""
+    port: int = 0
+
+    @property
+    def command(self) -> list[str]:
+        become = f"sudo -n -u {shlex.quote(self.become)} " if self.become else ""
+        # sudo keeps no variable of ssh
+        script = f'exec {become}{shlex.quote(self.python)} -c {shlex.quote(_BOOTSTRAP)} "$SSH_CONNECTION"'
+        return [*self.ssh.command, "-T", self.ssh.host, f"/bin/sh -c {shlex.quote(script)}"]
+
+    def job(self, shared: Mapping[str, Any], files: Mapping[str, Any], wheels: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            **shared,
+            "do": "join",
+            "folder": f"{self.destination}/.cache/swarm",
+            "destination": self.destination,
+            "files": {name: files[name] for name in self.files if name in files},
+            "wheels": {python: f"{self.destination}/{wheel}" for python, wheel in wheels.items()},
+            "address": self.address,
+            "port": self.port,
+        }
+
+
+@dataclass
+class Part:
+    """What became of a node: whether everything is there, or why it could not take part; bytes and seconds."""
+
+    complete: bool = False
+    reason: str = ""
+    received: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What became of a push: of each node, and how many bytes the bastion sent."""
+
+    nodes: dict[str, Part]
+    seed: Part = field(default_factory=Part)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took from the first byte until the last of those that got everything had it."""
+        return max((part.seconds for part in self.nodes.values()), default=0.0)
+
+
+class _Running:
+    """A peer that was started, and what it last said.
+
+    :param told: gets its name with everything that it says, and None when it has ended.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], job: Mapping[str, Any], told: queue.Queue[tuple[str, dict[str, Any] | None]]
+    ) -> None:
+        self.name = name
+        self.part = Part()
+        self.address, self.client, self.port = "", "", 0
+        self.ready = self.ended = False
+        self.moved = time.monotonic()
+        self._words: list[str] = []
+        self._told = told
+        env = {**os.environ, **environment()}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+        threading.Thread(target=self._talk, args=(job,), daemon=True).start()
+
+    def _talk(self, job: Mapping[str, Any]) -> None:
+        program = Path(_swarm_peer.__file__).read_bytes()
+        line = json.dumps(job).encode()
+        self._write(b"%d\n%s%s\n" % (len(program), program, line))
+        for said in self.process.stdout or ():
+            try:
+                event = json.loads(said)
+            except ValueError:
+                self._words = [*self._words, said.decode(errors="replace").strip()][-5:]
+                continue
+            self._told.put((self.name, event))
+        self._told.put((self.name, None))
+
+    def _write(self, data: bytes) -> None:
+        # it may have ended; what it said comes all the same
+        with contextlib.suppress(OSError, ValueError):
+            if self.process.stdin:
+                self.process.stdin.write(data)
+                self.process.stdin.flush()
+
+    def tell(self, **command: Any) -> None:
+        if not self.ended:
+            self._write(json.dumps(command).encode() + b"\n")
+
+    def leave(self) -> None:
+        """Let its standard input end, upon which it ends."""
+        with contextlib.suppress(OSError):
+            if self.process.stdin:
+                self.process.stdin.close()
+
+    def hear(self, event: Mapping[str, Any] | None) -> None:
+        """Note what it said."""
+        if event is None:
+            self.ended = True
+            if not self.part.complete and not self.part.reason:
+                self.part.reason = redact(" ".join(self._words)) or "it ended without a word"
+            return
+        kind = event.get("event")
+        if kind == "ready":
+            self.ready = True
+            self.address, self.client, self.port = str(event["address"]), str(event["client"]), int(event["port"])
+        elif kind == "failed":
+            self.part.reason = str(event["reason"])
+        if "received" in event:
+            if event["received"] > self.part.received or event["complete"]:
+                self.moved = time.monotonic()
+            self.part.received, self.part.sent = int(event["received"]), int(event["sent"])
+        if kind == "complete":
+            self.part.complete = True
+
+    def end(self, patience: float) -> None:
+        self.leave()
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Swarm:
+    """A push of files of a bundle to some nodes.
+
+    :param wheels: libtorrent's wheel in the bundle by the version of Python, ``3.11``.
+    :param python: an interpreter of the bastion that one of them is for.
+    :param bandwidth: bytes a second that the bastion sends at most; 0 is without limit.
+    :param node_bandwidth: the same of each node.
+    :param settings: further settings of libtorrent.
+    """
+
+    bundle: Bundle
+    wheels: Mapping[str, str]
+    python: str
+    bandwidth: int = 0
+    node_bandwidth: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def push(self, nodes: Mapping[str, Reach]) -> Outcome:
+        """Bring every node what it lacks.
+
+        :raises BundleError: the bastion cannot take part.
+        """
+        names = sorted({name for reach in nodes.values() for name in reach.files})
+        found = {name: _stat(self.bundle.root / name) for name in names}
+        # an empty file has no piece that could be given
+        files = {name: (size, mtime, mode) for name, (size, mtime, mode) in found.items() if size}
+        shared = {"torrent": self._torrent(list(files)), "settings": dict(self.settings), "bandwidth": self.node_bandwidth}
+        told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+        peers: dict[str, _Running] = {}
+        try:
+            for name, reach in nodes.items():
+                peers[name] = _Running(name, reach.command, reach.job(shared, files, self.wheels), told)
+            _until(told, peers, lambda peer: peer.ready)
+            ready = [peer for peer in peers.values() if peer.ready and not peer.ended]
+            if ready:
+                self._give(shared, files, ready, peers, told)
+        finally:
+            for peer in peers.values():
+                peer.leave()
+            for peer in peers.values():
+                peer.end(PATIENCE)
+        parts = {name: peer.part for name, peer in peers.items()}
+        return Outcome(parts, parts.pop("", Part()))
+
+    def _give(
+        self,
+        shared: Mapping[str, Any],
+        files: Mapping[str, Any],
+        ready: Sequence[_Running],
+        peers: dict[str, _Running],
+        told: queue.Queue[tuple[str, dict[str, Any] | None]],
+    ) -> None:
+        """Let the ready ones and the bastion give and take until each has everything, or was given up."""
+        seeding = {
+            **shared,
+            "do": "seed",
+            "folder": str(self.bundle.root),
+            "files": files,
+            "wheels": self._own_wheels(),
+            "bandwidth": self.bandwidth,
+        }
+        seed = peers[""] = _Running("", [self.python, "-c", _BOOTSTRAP], seeding, told)
+        _until(told, peers, lambda peer: peer.ready)
+        if not seed.ready:
+            raise BundleError(f"The bastion cannot take part in a swarm: {seed.part.reason}.")
+        start = time.monotonic()
+        addresses = [peer.address for peer in ready]
+        first = ready[:: max(1, len(ready) // FIRST)][:FIRST]
+        for number, peer in enumerate(ready):
+            peer.moved = start
+            ends = [ready[other] for other in neighbours(number, len(ready))]
+            share = [first.index(peer), len(first)] if peer in first else None
+            peer.tell(do="connect", peers=[[end.address, end.port] for end in ends], admit=[*addresses, peer.client], prefer=share)
+        seed.tell(do="connect", peers=[[peer.address, peer.port] for peer in first], admit=addresses, prefer=None)
+        beaten = start
+        while not all(peer.part.complete or peer.ended for peer in ready):
+            with contextlib.suppress(queue.Empty):
+                name, event = told.get(timeout=0.2)
+                peers[name].hear(event)
+                if peers[name].part.complete and not peers[name].part.seconds:
+                    peers[name].part.seconds = time.monotonic() - start
+            now = time.monotonic()
+            for peer in ready:
+                if not peer.part.complete and not peer.ended and now - peer.moved > PATIENCE:
+                    peer.part.reason = f"nothing arrived for {PATIENCE:g} seconds"
+                    peer.leave()
+            if now - beaten >= BEAT:
+                beaten = now
+                for peer in peers.values():
+                    peer.tell(do="beat")
+        for peer in peers.values():
+            peer.tell(do="stop")
+        _until(told, peers, lambda peer: peer.ended)
+
+    def _own_wheels(self) -> dict[str, str]:
+        return {python: str(self.bundle.root / wheel) for python, wheel in self.wheels.items()}
+
+    def _torrent(self, names: Sequence[str]) -> str:
+        """Return the torrent of these files, in base64; it is kept, since making it reads everything."""
+        key = sha256_bytes("\0".join([manifest_digest(self.bundle), *names]).encode())
+        kept = _scratch(self.bundle) / f"{key}.torrent"
+        if kept.is_file():
+            return base64.b64encode(kept.read_bytes()).decode()
+        total = sum((self.bundle.root / name).stat().st_size for name in names)
+        job = {
+            "do": "make",
+            "folder": str(self.bundle.root),
+            "files": list(names),
+            "piece": piece_size(total),
+            "wheels": self._own_wheels(),
+        }
+        told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+        maker = _Running("", [self.python, "-c", _BOOTSTRAP], job, told)
+        try:
+            while True:
+                event = told.get()[1]
+                maker.hear(event)
+                if event is None:
+                    raise BundleError(f"The bastion cannot make a torrent of the bundle: {maker.part.reason}.")
+                if event["event"] == "made":
+                    break
+        finally:
+            maker.end(PATIENCE)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        for old in kept.parent.glob("*.torrent"):
+            old.unlink()
+        atomic_write(kept, base64.b64decode(event["torrent"]))
+        return str(event["torrent"])
+
+
+def _until(
+    told: queue.Queue[tuple[str, dict[str, Any] | None]], peers: Mapping[str, _Running], reached: Callable[[_Running], bool]
+) -> None:
+    """Hear the peers until each has come so far, or has ended, or is too late."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and not all(peer.ended or reached(peer) for peer in peers.values()):
+        with contextlib.suppress(queue.Empty):
+            name, event = told.get(timeout=0.5)
+            peers[name].hear(event)
+    for peer in peers.values():
+        if not peer.ended and not reached(peer):
+            peer.part.reason = peer.part.reason or f"it did not answer within {PATIENCE:g} seconds"
+
+
+def neighbours(number: int, count: int) -> list[int]:
+    """Return to which of *count* nodes the one of this number connects: those 1, 2, 4, 8, … further on in a ring.
+
+    So each has few, and all are a few steps apart.
+    """
+    found: list[int] = []
+    step = 1
+    while step < count and len(found) < NEIGHBOURS // 2:
+        found.append((number + step) % count)
+        step *= 2
+    return found
+
+
+def piece_size(total: int) -> int:
+    """Return how many bytes a piece has in a torrent of this size: a power of two, about 2,000 pieces in all."""
+    smallest, largest = _PIECE
+    wanted = max(smallest, min(largest, total // _PIECES))
+    return int(1 << (wanted - 1).bit_length())
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, stat.S_IMODE(status.st_mode)

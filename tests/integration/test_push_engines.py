@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ways a bundle comes to several nodes, by the playbook and over ssh."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
+
+SIZES = (40_000_000, 9_000_000, 3_000_000, 70_000, 1_000, 0)
+PATHS = f"cd {PREFIX}/bundle && find . -path ./.cache -prune -o -type f -print | sort"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(tmp_path_factory.mktemp("bastion") / "bundle", SIZES)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("f") / "h", 3) as fleet:
+        fleet.give_python()
+        # as slow as what it stands for, against what nodes have among them; or the bastion may as well send all
+        fleet.shape("200mbit")
+        yield fleet
+
+
+@pytest.fixture(autouse=True)
+def nothing_yet(fleet: Fleet) -> None:
+    for host in fleet.addresses:
+        fleet.shell(host, f"rm -rf {PREFIX}")
+
+
+def hosts(fleet: Fleet, **more: Any) -> dict[str, dict[str, Any]]:
+    return {host: fleet.variables(host, rlinf_targets=[], **more) for host in fleet.addresses}
+
+
+def has_all(fleet: Fleet, bundle: Bundle) -> None:
+    """Every host has every file, and the first of them is right; a play verifies all of them."""
+    listed = sorted([*(f"./{name}" for name in manifest(bundle)["files"]), "./bundle.json"])
+    for host in fleet.addresses:
+        assert sorted(fleet.shell(host, PATHS).split()) == listed
+        digest = fleet.shell(host, f"sha256sum < {PREFIX}/bundle/wheels/file-00000.bin").split()[0]
+        assert digest == manifest(bundle)["files"]["wheels/file-00000.bin"]["sha256"]
+
+
+def left_on(fleet: Fleet, host: str) -> str:
+    """Return what is left of a swarm on a host: processes, listening ports, files that are no more than that."""
+    return fleet.shell(
+        host,
+        "for pid in /proc/[0-9]*; do tr '\\0' ' ' < $pid/cmdline | grep rlinf-swarm | grep -v 'grep' || true; done;"
+        # the hosts' sshd listens on port 22 (0016), and state 0A is LISTEN
+        "awk 'NR > 1 && $4 == \"0A\" && $2 !~ /:0016$/' /proc/net/tcp /proc/net/tcp6 2>/dev/null;"
+        f"ls -d /tmp/rlinf-swarm-* 2>/dev/null; find {PREFIX}/bundle -name '*.part' || true",
+    )
+
+
+def test_a_swarm_brings_every_node_everything_and_leaves_nothing(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+    names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, rlinf_push_engine="swarm"))
+    before = fleet.sent()
+    ran = play("push", names)
+    assert ran.status == 0, ran.output
+    sent = fleet.sent() - before
+    has_all(fleet, bundle)
+    # the wheel of libtorrent goes to each, and everything else hardly more than once, and not three times
+    wheel = next(bundle.swarm_tools.glob("*.whl")).stat().st_size
+    assert sent < 2 * sum(SIZES) + 3 * 1.1 * wheel, ran.output
+    assert [left_on(fleet, host) for host in fleet.addresses] == [""] * 3
+    assert not fleet.shell("node1", f"ls {PREFIX}/bundle/.cache")
+    again = play("push", names, "-v")
+    assert again.status == 0 and set(again.changed.values()) == {0}, again.output
+    assert "nothing to be shared" in again.output
+
+
+def test_a_node_that_cannot_take_part_gets_it_by_rsync(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+    nodes = hosts(fleet, rlinf_push_engine="swarm")
+    # of an address that is not its own
+    nodes["node3"]["rlinf_swarm_address"] = "198.19.255.1"
+    ran = play("push", inventory(tmp_path / "hosts.yml", bundle, nodes))
+    assert ran.status == 0, ran.output
+    assert "node3 took no part in the swarm, rsync brings it what it lacks: Nothing can listen on 198.19.255.1" in " ".join(
+        ran.output.split()
+    )
+    has_all(fleet, bundle)
+
+
+def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+    slow = {"rlinf_push_engine": "swarm", "rlinf_push_bandwidth": 6000}
+    names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, **slow))
+    start = subprocess.Popen(
+        command_of("push", names), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    received = "cat /sys/class/net/eth0/statistics/rx_bytes"
+    wheel = next(bundle.swarm_tools.glob("*.whl")).stat().st_size
+    first = int(fleet.shell("node2", received))
+    try:
+        # in the middle of what comes after libtorrent's wheel
+        while start.poll() is None and int(fleet.shell("node2", received)) - first < wheel + sum(SIZES) // 3:
+            time.sleep(0.05)
+        assert start.poll() is None
+        os.killpg(start.pid, signal.SIGINT)
+        start.wait(60)
+    finally:
+        if start.poll() is None:
+            os.killpg(start.pid, signal.SIGKILL)
+    for host in fleet.addresses:
+        for _try in range(100):
+            if not (left := left_on(fleet, host)):
+                break
+            time.sleep(0.1)
+        assert not left
+    # where a file has its name it is whole; what arrived of it is kept, and is not sent again
+    kept = int(fleet.shell("node2", f"du -sb {PREFIX}/bundle/.cache | cut -f1"))
+    assert kept > 1_000_000
+    before = fleet.sent()
+    ran = play("push", inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, rlinf_push_engine="swarm")))
+    assert ran.status == 0, ran.output
+    has_all(fleet, bundle)
+    assert fleet.sent() - before < 2 * sum(SIZES)
