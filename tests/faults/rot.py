@@ -43,7 +43,8 @@ KINDS: Mapping[str, str] = {
     "lock": "targets/*/*/lock.json",
     "pins": "targets/*/*/pins.txt",
     "tools wheel": "tools/uv-*.whl",
-    "list of tools": "tools/requirements.txt",
+    "list of tools": "tools/runtime-requirements.txt",
+    "record of builds": "records/builds.json",
     "interpreter": "interpreters/**/*.tar.gz",
 }
 
