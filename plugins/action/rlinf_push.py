@@ -138,7 +138,7 @@ class ActionModule(Working):
         *,
         manifest: bool = True,
     ) -> Transfer:
-        """Copy the files, and then the manifest: who reads it finds everything that it lists."""
+        """Copy the files, then the signature, then the manifest: who reads it finds everything that it lists."""
         if not shutil.which("rsync"):
             raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
         command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
@@ -146,8 +146,12 @@ class ActionModule(Working):
         files = run_rsync(command, names, bundle.root, place)
         if not manifest:
             return files
-        last = run_rsync(command, [bundle.manifest.name], bundle.root, place)
-        return Transfer({**files.sent, **last.sent}, files.seconds + last.seconds)
+        sent, seconds = dict(files.sent), files.seconds
+        for path in (bundle.signature, bundle.manifest):
+            if path.is_file():
+                last = run_rsync(command, [path.name], bundle.root, place)
+                sent, seconds = {**sent, **last.sent}, seconds + last.seconds
+        return Transfer(sent, seconds)
 
     def _ssh(self) -> Ssh:
         """Return how the connection plugin reaches the node, by its public options."""

@@ -12,18 +12,20 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     atomic_write,
     exclusive,
     json_bytes,
+    parse_json,
     read_json,
     remove,
     sha256_bytes,
@@ -31,6 +33,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, fingerprint_of, judge, made_by, sign
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
@@ -167,7 +170,15 @@ def read_manifest(bundle: Bundle) -> dict[str, Any]:
     :raises BundleError: there is no bundle, or its manifest is damaged or of a newer format.
     """
     check_present(bundle)
-    manifest = read_json(bundle.manifest, BundleError)
+    return _parsed(bundle, bundle.manifest.read_bytes())
+
+
+def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
+    """Return what the bytes of the manifest say.
+
+    :raises BundleError: it is damaged or of a newer format.
+    """
+    manifest = parse_json(data, bundle.manifest, BundleError)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{bundle.manifest} is no manifest of a bundle. {DOWNLOAD}, then rlinf.offline.push.")
     if manifest.get("format") != FORMAT:
@@ -208,24 +219,45 @@ def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapp
 # -- sealing -------------------------------------------------------------------------------------------------------------------
 
 
-def seal(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
+def seal(bundle: Bundle, *, key: Path | None = None, full: bool = False, jobs: int = 4, check: bool = False) -> Outcome:
     """Write the manifest of what is in the bundle. Its serial and date change only when something else in it does.
 
     A file whose size and modification time are those of the former manifest is not read again. One that was only touched gets its former
     time back, so that neither the manifest nor a push is moved by it.
 
+    :param key: what the manifest is signed with; without one, a signature of another manifest is removed.
     :param full: hash everything.
     :param jobs: how many files are hashed at a time.
     :param check: only say what would happen.
-    :raises BundleError: the bundle is empty, or holds something that cannot be carried.
+    :raises BundleError: the bundle is empty, or holds something that cannot be carried, or it cannot be signed.
     """
     if not bundle.root.is_dir():
         raise BundleError(f"There is no bundle: {bundle.root} is not there. {DOWNLOAD}, or correct rlinf_bundle_dir.")
+    fingerprint = fingerprint_of(key) if key else None
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
-        return _seal(bundle, full, jobs, check)
+        outcome, data = _seal(bundle, full, jobs, check)
+        signed = _signed(bundle, data, key, fingerprint, check)
+    return outcome if not signed else replace(outcome, changed=True, reason=f"{outcome.reason}; {signed}")
 
 
-def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> Outcome:
+def _signed(bundle: Bundle, data: bytes, key: Path | None, fingerprint: str | None, check: bool) -> str:
+    """Have a signature of the manifest by this key, or none of another manifest; return what was done for it."""
+    there = bundle.signature.read_bytes() if bundle.signature.exists() else None
+    maker = made_by(data, there) if there is not None else None
+    if key:
+        if maker == fingerprint:
+            return ""
+        if not check:
+            atomic_write(bundle.signature, sign(data, key))
+        return f"signed by {fingerprint}"
+    if there is None or maker:
+        return ""
+    if not check:
+        remove(bundle.signature)
+    return "the signature was of another manifest, and is removed"
+
+
+def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> tuple[Outcome, bytes]:
     former: dict[str, Any] = read_manifest(bundle) if bundle.manifest.exists() else {"serial": 0, "files": {}}
     found, left_over = scan(bundle)
     if not found:
@@ -252,7 +284,7 @@ def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> Outcome:
         if not same:
             atomic_write(bundle.manifest, data)
     before, after = _diff_texts(former["files"], files, changes)
-    return Outcome(
+    outcome = Outcome(
         changed=not same,
         reason="sealed before, nothing has changed" if same else "sealed for the first time" if not former["serial"] else _summary(changes),
         serial=manifest["serial"],
@@ -265,6 +297,7 @@ def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> Outcome:
         before=before,
         after=after,
     )
+    return outcome, data
 
 
 def _entries(
@@ -384,6 +417,56 @@ def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Di
     return side(before, [*changes.removed, *changes.modified]), side(after, [*changes.added, *changes.modified])
 
 
+# -- trusting ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose bundles are accepted on this machine.
+
+    :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS.
+    :param accepted: where the last accepted serial is noted.
+    :param downgrade: whether one that is older than that is accepted.
+    """
+
+    signers: str
+    accepted: Path
+    downgrade: bool = False
+
+    def judge(self, bundle: Bundle, data: bytes) -> Signer:
+        """Return who signed the manifest that consists of these bytes.
+
+        :raises BundleError: nobody whom this machine trusts.
+        """
+        signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
+        return judge(data, signature, self.signers, str(bundle.manifest))
+
+    def check_serial(self, bundle: Bundle, serial: int, digest: str) -> None:
+        """:raises BundleError: it is older than the one accepted last, or another one of the same serial."""
+        if self.downgrade or not self.accepted.is_file():
+            return
+        last = read_json(self.accepted, BundleError)
+        kind = (
+            "is older than"
+            if serial < last["serial"]
+            else "is another than"
+            if serial == last["serial"] and digest != last["manifest"]
+            else ""
+        )
+        if kind:
+            raise BundleError(
+                f"The bundle {bundle.root}, serial {serial}, {kind} the one that was accepted here last, serial {last['serial']}. "
+                "Push the newest one, or set rlinf_allow_downgrade if you mean it."
+            )
+
+    def accept(self, serial: int, digest: str) -> None:
+        """Note a bundle that was verified."""
+        noted = {"serial": serial, "manifest": digest}
+        if not self.accepted.is_file() or read_json(self.accepted, BundleError) != noted:
+            self.accepted.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.accepted, noted)
+
+
 # -- verifying -----------------------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +474,9 @@ def verify(
     bundle: Bundle,
     *,
     stamp: Path | None = None,
-    wanted: Collection[str] | None = None,
+    targets: Sequence[str] = (),
+    release: str = "",
+    trust: Trust | None = None,
     full: bool = False,
     jobs: int = 4,
     check: bool = False,
@@ -401,14 +486,22 @@ def verify(
     A file that the stamp has seen with the same content, at the same size and modification time, is not read again.
 
     :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
-    :param wanted: the files that must be there, if not all; others may be.
+    :param targets: those of this machine, for which alone everything must be there; all if none is named.
+    :param release: its release and architecture, as :func:`._closure.files_for` takes them.
+    :param trust: who must have signed the manifest. Nothing of it is read before that is known.
     :param full: hash everything, whatever the stamp says.
     :param jobs: how many files are hashed at a time.
     :param check: verify, but do not write the stamp.
-    :raises BundleError: there is no bundle, or it is not what the manifest says; the first files of each kind are named.
+    :raises BundleError: there is no bundle, nobody trusted has signed it, it is older than one before, or it is not what the manifest says; the
+        first files of each kind are named.
     """
-    manifest = read_manifest(bundle)
-    digest = manifest_digest(bundle)
+    check_present(bundle)
+    data = bundle.manifest.read_bytes()
+    signer = trust.judge(bundle, data) if trust else None
+    manifest, digest = _parsed(bundle, data), sha256_bytes(data)
+    if trust:
+        trust.check_serial(bundle, manifest["serial"], digest)
+    wanted = frozenset(files_for(bundle, manifest["files"], targets, release)) if targets else None
     if stamp is not None and stamp.absolute().is_relative_to(bundle.root.absolute()):
         raise BundleError(f"The stamp {stamp} lies in the bundle, which nodes never write into. Give a path outside of it.")
     files = manifest["files"]
@@ -425,12 +518,15 @@ def verify(
         "bundle": str(bundle.root.resolve()),
         "manifest": digest,
         "serial": manifest["serial"],
+        "signed_by": [signer.principal, signer.fingerprint] if signer else None,
         "files": {path: [*found[path].stat, entry["sha256"]] for path, entry in files.items() if "link" not in entry},
     }
     changed = stamp is not None and new != known
     if stamp is not None and changed and not check:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         write_json(stamp, new)
+    if trust and not check:
+        trust.accept(manifest["serial"], digest)
     return Outcome(
         changed=changed,
         reason=f"verified, {len(to_hash)} of {len(files)} files read" if to_hash else "verified before, no file has changed since",

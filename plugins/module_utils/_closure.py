@@ -9,29 +9,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 
 
-def files_for(bundle: Bundle, targets: Sequence[str], release: str = "") -> list[str]:
-    """Return the files, sorted, without the manifest, that a host with these targets needs of a sealed bundle.
+def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], release: str = "") -> list[str]:
+    """Return which of the *files* that the manifest of a bundle lists, sorted, a host with these targets needs.
 
     They are all but what only other targets need: what no target claims is there because somebody asked for it. Locks and mirrors always
     come: the locks say what is whose, and the requirement files of a checkout name repositories of every target.
 
     :param targets: names of targets; every commit that one is locked for counts. Without any, the host gets everything.
     :param release: the host's release and architecture, ``debian-12/amd64``: system packages of others are left out. All of them, if not given.
-    :raises BundleError: a target has no lock in the bundle.
+    :raises BundleError: a target has no lock in the bundle, or a lock is damaged.
     """
-    files = read_manifest(bundle)["files"]
     if not targets:
         return sorted(files)
     own, others = _locks(bundle, targets)
     for target in targets:
         if not any(lock["target"] == target for lock in own):
-            raise BundleError(f"The bundle {bundle.root} has no lock of target {target}. {DOWNLOAD} with it in rlinf_targets.")
+            raise BundleError(
+                f"The bundle {bundle.root} has no lock of target {target}. Run the playbook rlinf.offline.download with it in rlinf_targets."
+            )
     needed, claimed = _closure(own), _closure(others)
     always = (f"{bundle.targets.name}/", f"{bundle.repos.name}/")
     left_out = {path for path in files if _of(path, claimed) and not _of(path, needed) and not path.startswith(always)}

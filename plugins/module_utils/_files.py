@@ -172,8 +172,13 @@ def read_json(path: Path, error: type[OfflineError] = OfflineError) -> Any:
     :param error: the exception for a file that is no JSON; it names the file.
     :raises FileNotFoundError: there is none.
     """
+    return parse_json(path.read_bytes(), path, error)
+
+
+def parse_json(data: bytes, path: Path, error: type[OfflineError] = OfflineError) -> Any:
+    """Return what the content of a JSON file says, as :func:`read_json` does."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except ValueError as exception:
         raise error(f"{path} is damaged ({exception}). Remove it and run again.") from None
 

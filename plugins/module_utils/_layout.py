@@ -23,6 +23,11 @@ class Bundle:
         return self.root / "bundle.json"
 
     @property
+    def signature(self) -> Path:
+        """Of the manifest, and so of everything."""
+        return self.root / "bundle.json.sig"
+
+    @property
     def lock_file(self) -> Path:
         """Held by whoever writes into the bundle; not part of it."""
         return self.root / ".lock"

@@ -54,6 +54,7 @@ def run(
     timeout: float | None = None,
     check: bool = True,
     log: Path | None = None,
+    stdin: Path | None = None,
 ) -> Completed:
     """Run a program to its end.
 
@@ -64,18 +65,19 @@ def run(
     :param check: whether an exit status other than 0 is an error.
     :param log: a file that gets all that it says; the result has the end of it as ``stdout``. The file is locked for as long as the
         program, or another that it has started, goes on (see :func:`wait_for`).
+    :param stdin: a file that it reads as its standard input, which is empty otherwise.
     :raises ProcessError: it is not there, ran out of time, or failed (with *check*); credentials in its output are masked.
     """
     arguments = tuple(os.fspath(argument) for argument in argv)
     checkpoint(f"exec {os.path.basename(arguments[0])} {' '.join(arguments[1:3])}")
     start = time.monotonic()
     try:
-        with _held(log) as stream:
+        with _held(log) as stream, open(stdin or os.devnull, "rb") as given:
             done = subprocess.run(
                 arguments,
                 cwd=cwd,
                 env=environment(env),
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=stream or subprocess.PIPE,
                 stderr=subprocess.STDOUT if stream else subprocess.PIPE,
                 timeout=timeout,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -157,7 +158,7 @@ def files_to_push(bundle: Bundle, targets: Sequence[str], release: str = "") -> 
 
     :raises BundleError: there is no sealed bundle, a target has no lock in it, or a file of it is missing.
     """
-    names = files_for(bundle, targets, release)
+    names = files_for(bundle, read_manifest(bundle)["files"], targets, release)
     missing = [name for name in names if not os.path.lexists(bundle.root / name)]
     if missing:
         raise BundleError(

@@ -44,6 +44,23 @@ options:
     description: The host's release and architecture, C(debian-12/amd64). With O(targets), system packages of others may be missing.
     type: str
     default: ""
+  signing_key:
+    description:
+      - The OpenSSH private key that the manifest is signed with, without a passphrase, or the public half of one that an agent holds.
+      - The signature is C(bundle.json.sig). Without a key, one that is of another manifest is removed.
+      - Only with O(state=sealed).
+    type: path
+  trusted_signers:
+    description:
+      - Who must have signed the manifest, as lines that ssh-keygen(1) describes under ALLOWED SIGNERS. It needs O(stamp).
+      - With them, a bundle older than the last that was accepted is refused. The stamp's directory has that in C(accepted.json).
+      - Only with O(state=verified).
+    type: str
+    default: ""
+  allow_downgrade:
+    description: Accept an older bundle, too.
+    type: bool
+    default: false
   full:
     description: Hash every file, although its size and modification time say that it was hashed before.
     type: bool
@@ -140,8 +157,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
-from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, Trust, prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
@@ -152,6 +169,9 @@ ARGUMENTS: dict[str, Any] = {
     "stamp": {"type": "path"},
     "targets": {"type": "list", "elements": "str", "default": []},
     "release": {"type": "str", "default": ""},
+    "signing_key": {"type": "path", "no_log": False},
+    "trusted_signers": {"type": "str", "default": ""},
+    "allow_downgrade": {"type": "bool", "default": False},
     "full": {"type": "bool", "default": False},
     "jobs": {"type": "int", "default": 4},
 }
@@ -181,10 +201,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     start = time.monotonic()
     options: dict[str, Any] = {"full": params["full"], "jobs": params["jobs"], "check": module.check_mode}
     if params["state"] == "sealed":
-        outcome = seal(bundle, **options)
+        outcome = seal(bundle, key=Path(params["signing_key"]) if params["signing_key"] else None, **options)
     elif params["state"] == "verified":
-        wanted = frozenset(files_for(bundle, params["targets"], params["release"])) if params["targets"] else None
-        outcome = verify(bundle, stamp=Path(params["stamp"]) if params["stamp"] else None, wanted=wanted, **options)
+        stamp = Path(params["stamp"]) if params["stamp"] else None
+        outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust_of(params), **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:
@@ -193,6 +213,16 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if module._diff:
         found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
     return found
+
+
+def trust_of(params: dict[str, Any]) -> Trust | None:
+    """Return whose bundles are accepted, or None if anybody's are."""
+    if not params["trusted_signers"].strip():
+        return None
+    if not params["stamp"]:
+        raise BundleError("trusted_signers needs a stamp, beside which the last accepted serial is noted. Give one.")
+    # beside the stamp, in the state of this machine
+    return Trust(params["trusted_signers"], Path(params["stamp"]).parent / "accepted.json", params["allow_downgrade"])
 
 
 def result(outcome: Outcome, state: str, seconds: float) -> dict[str, Any]:

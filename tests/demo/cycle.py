@@ -92,6 +92,8 @@ class Cycle:
         self.home.mkdir()
         # of a user who has run `git lfs install`: whatever git checks out unguarded, it fetches the content of pointers for
         (self.home / ".gitconfig").write_text('[filter "lfs"]\n\tsmudge = git-lfs smudge -- %f\n\trequired = true\n', encoding="utf-8")
+        self.key = work / "signing-key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", self.key], check=True)
         self.toolkit = write_toolkit(work / "cuda")
         self.world = demo_world.build(work / "upstream", compiler=compiler)
         self.upstream = Upstream(self.world.root)
@@ -120,9 +122,12 @@ class Cycle:
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "rlinf_bundle_dir": str(self.bundle),
+            "rlinf_signing_key": str(self.key),
             **bastion_variables(self.world, self.upstream.url),
         }
         common = common_variables(self.world)
+        # nodes accept what the bastion signs, and nothing else
+        common["rlinf_trusted_signers"] = f"bastion@example.org {self.key.with_suffix('.pub').read_text(encoding='utf-8')}"
         common["rlinf_catalog"] = merge_hash(common["rlinf_catalog"], catalog or {})
         # a node's Python has none of the libraries that the bastion's has
         local = {"ansible_connection": "local", "ansible_python_interpreter": base_python()}

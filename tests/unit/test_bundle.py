@@ -404,18 +404,18 @@ def two_targets(bundle: Bundle, run_module: Run) -> None:
 def test_a_host_gets_what_its_targets_need_and_what_nobody_claims(bundle: Bundle, run_module: Run) -> None:
     two_targets(bundle, run_module)
     everything = set(manifest(bundle)["files"])
-    assert set(files_for(bundle, [])) == everything
-    left_out = everything - set(files_for(bundle, ["openvla"], "debian-12/amd64"))
+    assert set(files_for(bundle, manifest(bundle)["files"], [])) == everything
+    left_out = everything - set(files_for(bundle, manifest(bundle)["files"], ["openvla"], "debian-12/amd64"))
     assert left_out == {
         "apt/ubuntu-22.04/amd64/Packages",
         "interpreters/3.10.19/x86_64/python.tar.gz",
         "wheelhouse/index/only-1-py3-none-any.whl",
     }
-    assert "interpreters/3.11.14/x86_64/python.tar.gz" in everything - set(files_for(bundle, ["openpi"]))
-    assert "apt/ubuntu-22.04/amd64/Packages" in files_for(bundle, ["openpi"])
-    assert set(files_for(bundle, ["openpi", "openvla"])) == everything
+    assert "interpreters/3.11.14/x86_64/python.tar.gz" in everything - set(files_for(bundle, manifest(bundle)["files"], ["openpi"]))
+    assert "apt/ubuntu-22.04/amd64/Packages" in files_for(bundle, manifest(bundle)["files"], ["openpi"])
+    assert set(files_for(bundle, manifest(bundle)["files"], ["openpi", "openvla"])) == everything
     with pytest.raises(BundleError, match="no lock of target reason"):
-        files_for(bundle, ["reason"])
+        files_for(bundle, manifest(bundle)["files"], ["reason"])
 
 
 def test_a_host_that_has_what_its_targets_need_is_verified(bundle: Bundle, run_module: Run) -> None:
