@@ -71,7 +71,7 @@ class AssetStore:
         action = partial(Action, "asset", asset.name, place, after=f"{len(expected)} files, {size} bytes")
         if self.in_bundle:
             return action("in the bundle", "used where it is, in the bundle")
-        copy = partial(copy_asset, self.bundle.assets / asset.dest, place)
+        copy = partial(copy_asset, self.bundle.assets / asset.dest, place, expected)
         if not os.path.lexists(place):
             return action("present", "copied from the bundle", copy, bytes=size)
         different = [path for path, entry in expected.items() if not is_same(place / path, entry)]
@@ -106,6 +106,10 @@ def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
     return bool(status.st_mtime_ns == entry["mtime_ns"]) or sha256_file(path) == entry["sha256"]
 
 
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
+
+
 def _aside(place: Path) -> tuple[Path, Path]:
     return place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
 
@@ -115,8 +119,12 @@ def _remove_all(paths: Collection[Path]) -> None:
         remove(path)
 
 
-def copy_asset(source: Path, place: Path) -> None:
-    """Copy a file or directory with its times and links beside *place*, and put it there when it is whole and on the disk."""
+def copy_asset(source: Path, place: Path, expected: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Copy a file or directory with its times and links beside *place*, and put it there when it is whole and on the disk.
+
+    :param expected: the manifest's entries by path relative to it, to compare the copy with.
+    :raises TargetError: what was copied is not what was sealed; nothing is put in place.
+    """
     fresh, _old = _aside(place)
     remove(fresh)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +139,13 @@ def copy_asset(source: Path, place: Path) -> None:
     else:
         shutil.copy2(source, fresh)
         fsync_file(fresh)
+    for path, entry in (expected or {}).items():
+        if "sha256" in entry and not _holds(fresh / path, entry["sha256"]):
+            remove(fresh)
+            raise TargetError(
+                f"{source / path} is not what was sealed. Run the playbook rlinf.offline.push again with rlinf_scrub=true, or, where the bundle "
+                "is shared, rlinf.offline.download with it."
+            )
     if fresh.is_dir() or place.is_dir():
         swap_directory(fresh, place)
     else:

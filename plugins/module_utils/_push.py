@@ -53,6 +53,8 @@ class Ssh:
         # Ansible's own default holds -C, which overrides Compression=no; wheels and packs do not get smaller, only slower
         arguments = [argument for argument in self.arguments if argument != "-C"]
         command = [self.executable, "-o", "BatchMode=yes", "-o", "Compression=no", *arguments]
+        # a node that is gone says nothing, and the connection to it would be waited for a quarter of an hour
+        command += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
         if self.timeout:
             command += ["-o", f"ConnectTimeout={self.timeout}"]
         if not self.check_host_key:

@@ -181,6 +181,7 @@ class Runtime:
         requirements = self.bundle.tools / REQUIREMENTS
         if not requirements.is_file():
             raise BundleError(f"There is no {requirements}. Run the playbooks download and push, or correct rlinf_bundle_dir.")
+        self._check_sealed(requirements)
         uv = choose_uv(self.bundle.tools, Machine.here())
         digest = self._digest(requirements, uv)
         finished = [generation for generation in self.generations.finished() if generation.digest == digest]
@@ -188,6 +189,17 @@ class Runtime:
         steps = (self._uv_step(uv), *self._settings(), self._environment_step(digest, ready))
         removable = () if ready is None else (*self.generations.removable(KEPT, ready.path), *self.generations.unfinished())
         return Plan(digest, uv, steps, ready, removable)
+
+    def _check_sealed(self, requirements: Path) -> None:
+        """:raises BundleError: the list is not the one that was sealed; what it lists is checked by its hashes."""
+        if not self.bundle.manifest.is_file():
+            return
+        entry = read_manifest(self.bundle)["files"].get(str(requirements.relative_to(self.bundle.root)), {})
+        if entry.get("sha256") != sha256_file(requirements):
+            raise BundleError(
+                f"{requirements} is not what was sealed. Run the playbook rlinf.offline.push again with rlinf_scrub=true, or, where the "
+                "bundle is shared, rlinf.offline.download with it."
+            )
 
     def _digest(self, requirements: Path, uv: UvWheel) -> str:
         """Return what a runtime is known by: its requirements, the uv that makes it, its Python, and its place (scripts name it)."""

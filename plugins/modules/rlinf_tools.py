@@ -156,7 +156,7 @@ def wheels(module: AnsibleModule, bundle: Bundle, kit: Any) -> list[Tried]:
         tools = kit.choose(Uv(find_uv(Path(params["uv"]) if params["uv"] else None), env))
     wanted = _tools.unique(tools)
     present = {tool.filename for tool in wanted if tool.present(kit.folder)}
-    lists = {path: path.is_file() and path.read_text(encoding="utf-8") == text for path, text in kit.texts(tools).items()}
+    lists = {path: path.is_file() and path.read_bytes() == text.encode() for path, text in kit.texts(tools).items()}
     if not module.check_mode and (len(present) < len(wanted) or known is None or not all(lists.values())):
         kit.folder.mkdir(parents=True, exist_ok=True)
         kit.gather(tools, Fetcher(network))

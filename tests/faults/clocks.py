@@ -66,12 +66,11 @@ def _serial(scene: Scene) -> int:
 
 
 def _touch(scene: Scene, offset: float) -> None:
-    """Give every file of the bundle and the node another time; which one the manifest and the stamps know is what they have."""
+    """Give every file of the bundle another time than the manifest and the stamps know."""
     then = int((time.time() + offset) * 10**9)
-    for place in scene.places():
-        for folder, _folders, names in os.walk(place):
-            for name in names:
-                os.utime(os.path.join(folder, name), ns=(then, then), follow_symlinks=False)
+    for folder, _folders, names in os.walk(scene.cycle.bundle):
+        for name in names:
+            os.utime(os.path.join(folder, name), ns=(then, then), follow_symlinks=False)
 
 
 def shift(offset: float) -> None:

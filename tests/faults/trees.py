@@ -23,6 +23,8 @@ _UV_CACHE = "/uv_cache.json,"
 _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 # says when it was made, and what the files' times are
 _MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
+# says what the files' times are
+_VERIFIED = re.compile(r"(^|/)state/bundle\.json\Z")
 # says when it was made, and of which files, by their times; an environment without one is under construction
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
 _BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/")
@@ -100,6 +102,9 @@ def _said(path: Path, key: str) -> str | None:
         return json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
     if _MANIFEST.search(key):
         return _timeless(path)
+    if _VERIFIED.search(key):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return json.dumps({name: {file: seen[-1] for file, seen in said["files"].items()} if name == "files" else said[name] for name in ("format", "serial", "files")})
     if _STAMP.search(key):
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "fingerprints": None, "created": None}, sort_keys=True)
     return None

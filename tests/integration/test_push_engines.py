@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
 
@@ -42,6 +44,10 @@ def nothing_yet(fleet: Fleet) -> None:
 
 def hosts(fleet: Fleet, **more: Any) -> dict[str, dict[str, Any]]:
     return {host: fleet.variables(host, rlinf_targets=[], **more) for host in fleet.addresses}
+
+
+def manifest_bytes(bundle: Bundle) -> int:
+    return sum(entry.get("size", 0) for entry in manifest(bundle)["files"].values())
 
 
 def has_all(fleet: Fleet, bundle: Bundle) -> None:
@@ -126,3 +132,35 @@ def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bu
     assert ran.status == 0, ran.output
     has_all(fleet, bundle)
     assert fleet.sent() - before < 2 * sum(SIZES)
+
+
+def test_of_nodes_that_share_a_directory_one_writes_and_if_it_dies_another(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    work = tmp_path_factory.mktemp("s")
+    share = work / "share"
+    share.mkdir()
+    with Fleet(work / "h", 3, SHARE=str(share)) as fleet:
+        fleet.shape("200mbit")
+        options = {"rlinf_push_engine": "shared", "rlinf_bundle_dir": f"{share}/bundle", "rlinf_push_bandwidth": 6000}
+        names = inventory(work / "hosts.yml", bundle, hosts(fleet, **options))
+        first = fleet.sent()
+        running = subprocess.Popen(
+            command_of("push", names), env=environment(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            while running.poll() is None and fleet.sent() - first < sum(SIZES) // 3:
+                time.sleep(0.05)
+            fleet.kill("node1")
+            said, _nothing = running.communicate(timeout=120)
+        finally:
+            running.kill()
+        # one is lost, and nobody else is held back
+        assert running.returncode and "node1" in said
+        stamps = [fleet.shell(host, f"cat {PREFIX}/state/bundle.json") for host in ("node2", "node3")]
+        assert [json.loads(stamp)["manifest"] for stamp in stamps] == [sha256_file(bundle.manifest)] * 2, said
+        assert not sorted(share.rglob("*.part")) and {path.name for path in share.iterdir()} == {"bundle"}
+        # what the first had brought was not brought again
+        assert fleet.sent() - first < 1.3 * manifest_bytes(bundle), said
+        again = play("push", names, "--limit", "node2,node3")
+        assert again.status == 0 and set(again.changed.values()) == {0}, again.output

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -67,6 +68,10 @@ class Fleet:
     def reboot(self, host: str) -> None:
         """End a host as a power cut does, and start it again; it needs ``DISK``."""
         subprocess.run([HOSTS, "reboot", self.state, host], check=True, capture_output=True)
+
+    def kill(self, host: str) -> None:
+        """End a host for good, as a power cut does."""
+        os.kill(int((self.state / f"{host}.pid").read_text(encoding="utf-8")), signal.SIGKILL)
 
     @property
     def bridge(self) -> str:
