@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._activation import switching
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, json_bytes, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import Generation, Generations

@@ -168,7 +168,10 @@ class Kit:
         """
         wanted = unique(tools)
         missing = [tool for tool in wanted if not tool.present(self.folder)]
-        downloads = [Download(tool.url, self.folder / tool.filename, sha256=tool.sha256, size=tool.size) for tool in missing]
+        downloads = [
+            Download(tool.url, self.folder / tool.filename, sha256=tool.sha256, size=tool.size, judge=_wheel.check_record)
+            for tool in missing
+        ]
         fetcher.fetch_every(downloads, "tools")
         files = {tool.filename for tool in wanted} | set(self.lists.values())
         for path in [*self.folder.glob("*.whl"), *self.folder.glob("requirements-*.txt")]:

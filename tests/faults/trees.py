@@ -104,7 +104,12 @@ def _said(path: Path, key: str) -> str | None:
         return _timeless(path)
     if _VERIFIED.search(key):
         said = json.loads(path.read_text(encoding="utf-8"))
-        return json.dumps({name: {file: seen[-1] for file, seen in said["files"].items()} if name == "files" else said[name] for name in ("format", "serial", "files")})
+        return json.dumps(
+            {
+                name: {file: seen[-1] for file, seen in said["files"].items()} if name == "files" else said[name]
+                for name in ("format", "serial", "files")
+            }
+        )
     if _STAMP.search(key):
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "fingerprints": None, "created": None}, sort_keys=True)
     return None
