@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo faults real bare bench pins build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo faults real bare bench bench-push pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com wh
 
 bare: setup ## Nodes with nothing but python3 and sshd, of two releases, to a target (root, mmdebstrap, network; ARGUMENTS="--bundle DIR")
 	$(venv)/python -m tests.real.bare $(ARGUMENTS)
+
+bench-push: setup ## A bundle to 1 to 16 nodes behind one uplink, by each engine and by rsync itself (root; ARGUMENTS="--nodes 8 16")
+	$(venv)/python -m tests.bench.push $(ARGUMENTS)
 
 bench: real ## The figures of docs/benchmarks.md: they are taken by make real
 

@@ -383,7 +383,8 @@ def _supervise(supervisor: _Supervisor) -> NoReturn:
         # what cannot be recorded must not go on
         with contextlib.suppress(ProcessLookupError):
             os.kill(supervisor.child, signal.SIGKILL)
-        print(f"The record of connections could not be written ({error}).", file=sys.stderr, flush=True)
+        sys.stderr.write(f"The record of connections could not be written ({error}).\n")
+        sys.stderr.flush()
     finally:
         if sys.exc_info()[0]:
             traceback.print_exc()

@@ -38,6 +38,11 @@ class Bundle:
         return self.root / "records"
 
     @property
+    def sbom(self) -> Path:
+        """The bill of materials (CycloneDX)."""
+        return self.records / "sbom.cdx.json"
+
+    @property
     def repos(self) -> Path:
         """Bare mirrors: ``<host>/<owner>/<name>.git``."""
         return self.root / "repos"

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 CONTINUE_SINCE = (5, 5)
 """The kernel that can be told to let a call go on after all."""
@@ -109,7 +110,8 @@ class _Return:
     value: int
 
 
-_Line = _Jump | _Load | _Label | _Return
+if TYPE_CHECKING:
+    _Line = _Jump | _Load | _Label | _Return
 
 
 def _argument(number: int, *, high: bool = False) -> _Load:

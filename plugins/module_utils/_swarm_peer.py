@@ -110,7 +110,8 @@ class Peer:
         self.files: Mapping[str, Sequence[int]] = job["files"]
         info = library.torrent_info(library.bdecode(base64.b64decode(job["torrent"])))
         self.pieces = int(info.num_pieces())
-        self.names = [info.files().file_path(number).removeprefix(f"{ROOT}/") for number in range(info.num_files())]
+        layout = info.layout()
+        self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
         self.lacking = [name in self.files and self._lacks(name) for name in self.names]
         self.session = library.session(self._settings(job))
         self.handle = self._add(info)
@@ -277,7 +278,8 @@ class Commands:
 
 def say(event: str, **figures: Any) -> None:
     with contextlib.suppress(OSError):
-        print(json.dumps({"event": event, **figures}), flush=True)
+        sys.stdout.write(json.dumps({"event": event, **figures}) + "\n")
+        sys.stdout.flush()
 
 
 def take_part(peer: Peer, address: str, client: str) -> bool:
@@ -368,8 +370,12 @@ def main() -> None:  # pragma: no cover
         run(job, sys.argv[1] if len(sys.argv) > 1 else "")
     except (PeerError, OSError, RuntimeError) as error:
         say("failed", reason=str(error))
-        raise SystemExit(1) from None
-    say("ended")
+        status = 1
+    else:
+        say("ended")
+        status = 0
+    # a thread waits for standard input, which an orderly end would wait for
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,8 @@ def _become(
     try:
         for number, path in ((1, out), (2, errors)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        # whoever called this may have put something else in their places
+        sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8", closefd=False), os.fdopen(2, "w", encoding="utf-8", closefd=False)
         os.environ.clear()
         os.environ.update(env)
         if before:

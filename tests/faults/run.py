@@ -64,8 +64,6 @@ def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list
                 found = list({tally.name: tally for tally in ALONE[name](made, sample)}.values())
             else:
                 found = in_parallel(made, jobs, lambda share, one=CLASSES[name]: one(made, sample, share))  # type: ignore[misc]
-            for number in range(jobs):
-                shutil.rmtree(work / f"process{number}", ignore_errors=True)
             for tally in found:
                 print(f"{tally.name}: {tally.trials} trials, {len(tally.lost)} lost", flush=True)
                 for lost in tally.lost:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import shutil
 import subprocess
 import traceback
 from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ def in_parallel(scene: Scene, jobs: int, work: Callable[[tuple[int, int]], Itera
         with os.fdopen(reader, "rb") as stream:
             said = stream.read()
         os.waitpid(child, 0)
+        shutil.rmtree(scene.work / f"process{readers.index((reader, child))}", ignore_errors=True)
         if not said:
             raise RuntimeError("a process of the harness ended without a word")
         result = pickle.loads(said)

@@ -240,6 +240,15 @@ def test_a_damaged_bundle_changes_nothing(site: Site, uv_wheel: Path) -> None:
         site(check=True)
 
 
+def test_a_list_that_is_not_what_was_sealed_is_refused(site: Site, run_module: Run) -> None:
+    """An empty list would make an environment without anything in it."""
+    run_module("rlinf_bundle", {"bundle_dir": str(site.bundle), "state": "sealed"})
+    site.bundle.joinpath("tools", "runtime-requirements.txt").write_bytes(b"")
+    with pytest.raises(ModuleFailed, match=r"runtime-requirements\.txt is not what was sealed"):
+        site()
+    assert not (site.prefix / "runtime").exists()
+
+
 def test_a_wheel_of_other_content_than_required_is_refused(site: Site) -> None:
     build_wheel(site.bundle / "tools", "packaging", "25.0", modules={"packaging.py": "evil = True\n"})
     with pytest.raises(ModuleFailed, match=r"(?s)installing what the modules need.*Hash mismatch"):

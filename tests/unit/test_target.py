@@ -218,6 +218,17 @@ def test_what_is_there_afterwards(world: World, run_module: Run) -> None:
     assert (result["project_dir"], result["sources"]) == (str(world.tree), {"bundle": 4, "existing": 0, "remote": 0})
 
 
+def test_an_asset_that_was_damaged_in_the_bundle_is_not_put_in_place(world: World, run_module: Run) -> None:
+    """Its size and times are as they were sealed: only reading what was copied tells."""
+    library = world.bundle.assets / PHYSX / "libphysx.so"
+    status = library.stat()
+    library.write_bytes(b"\x7fELG")
+    os.utime(library, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ModuleFailed, match=r"libphysx\.so is not what was sealed.*rlinf_scrub=true"):
+        run_module("rlinf_target", world.args)
+    assert not os.path.lexists(world.prefix / "assets" / PHYSX)
+
+
 def test_references_are_led_to_the_bundle_and_said(world: World, run_module: Run) -> None:
     """Only those of the files that the target is installed from; another target's are its own business."""
     listed = "requirements/embodied/envs/maniskill.txt"

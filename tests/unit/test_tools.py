@@ -89,6 +89,9 @@ def test_a_damaged_wheel_comes_again_and_another_version_replaces_it(site: Site)
     (site.bundle / "tools" / UV).write_bytes(b"damaged")
     assert states(site("uv==1.0\n", check=True)) == {UV: (True, "absent")}
     assert site("uv==1.0\n")["changed"] and sha256(site.bundle / "tools" / UV) == sha256(site.index / UV)
+    listed = site.bundle / "tools" / "runtime-requirements.txt"
+    listed.write_bytes(b"PK\x9c no text")
+    assert site("uv==1.0\n")["changed"] and listed.read_bytes() == b""
     assert site("uv==2.0\n")["changed"] and names(site.bundle) == [UV.replace("1.0", "2.0", 1)]
 
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a swarm is planned by, and two real peers of one on loopback; tests/integration/test_push_engines.py has nodes and playbooks."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh
+from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
+    NEIGHBOURS,
+    Reach,
+    keep_names,
+    kept_names,
+    neighbours,
+    piece_size,
+)
+from tests.support.fleet import bundle_of
+
+_PROGRAM = Path(_swarm_peer.__file__)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 100])
+def test_everyone_is_a_few_steps_from_everyone_and_has_few_neighbours(count: int) -> None:
+    links: dict[int, set[int]] = {number: set() for number in range(count)}
+    for number in range(count):
+        for other in neighbours(number, count):
+            assert other != number
+            links[number].add(other)
+            links[other].add(number)
+    assert max(map(len, links.values())) <= NEIGHBOURS
+    distance, queue = {0: 0}, deque([0])
+    while queue:
+        number = queue.popleft()
+        for other in links[number] - distance.keys():
+            distance[other] = distance[number] + 1
+            queue.append(other)
+    assert len(distance) == count and max(distance.values()) <= 8
+
+
+@pytest.mark.parametrize(("total", "size"), [(0, 2**18), (10**9, 2**19), (10**10, 2**22), (10**12, 2**22)])
+def test_a_piece_is_a_power_of_two(total: int, size: int) -> None:
+    assert piece_size(total) == size
+
+
+def test_names_that_many_lack_are_kept_once(tmp_path: Path) -> None:
+    bundle = Bundle(tmp_path)
+    digest = keep_names(bundle, ["b", "a"])
+    assert keep_names(bundle, {"a": 1, "b": 2}) == digest and kept_names(bundle, digest) == ["a", "b"]
+    assert len(list((bundle.cache / "swarm").iterdir())) == 1
+
+
+def test_a_node_is_asked_by_one_command() -> None:
+    reach = Reach(Ssh("gpu01", user="rlinf"), "/usr/bin/python3", "/opt/a b", ["wheels/x"], become="root")
+    assert reach.command[-2] == "gpu01" and "exec sudo -n -u root /usr/bin/python3 -c" in reach.command[-1]
+    job = reach.job({"torrent": ""}, {"wheels/x": (1, 2, 3), "wheels/y": (4, 5, 6)}, {"3.11": "tools/swarm/l.whl"})
+    assert job["files"] == {"wheels/x": (1, 2, 3)} and job["wheels"] == {"3.11": "/opt/a b/tools/swarm/l.whl"}
+
+
+def test_what_a_node_lacks_is_judged_by_size_and_time(tmp_path: Path) -> None:
+    for name, content in (("same", b"1"), ("longer", b"22"), ("newer", b"3"), ("missing", b"4")):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, ns=(1_000_000_000_999_999_999, 1_000_000_000_999_999_999))
+    (tmp_path / "link").symlink_to("same")
+    lines = ["python 3.11 /usr/bin/python3", "file 1 1000000000.9999999990 same", "file 1 1000000000.0 longer", "file 1 1000000001.0 newer"]
+    seen = Seen.parse([*lines, "file 4 5.0 a name with blanks", "sealed"])
+    assert seen.pythons == {"3.11": "/usr/bin/python3"} and seen.sealed and seen.rsync and not seen.shared
+    assert seen.files["a name with blanks"] == (4, 5)
+    lacking = seen.lacks(Bundle(tmp_path), ["same", "longer", "newer", "missing", "link"])
+    assert lacking == {"longer": 2, "newer": 1, "missing": 1}
+
+
+def test_placing_is_one_step_and_may_be_done_again(tmp_path: Path) -> None:
+    source, path = tmp_path / "cache" / "file", tmp_path / "bundle" / "wheels" / "file"
+    source.parent.mkdir()
+    source.write_bytes(b"new")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    for _again in range(2):
+        _swarm_peer.place(source, path, 3, 1_500_000_000_123_456_789, 0o640)
+        assert path.read_bytes() == b"new" and path.stat().st_mtime_ns == 1_500_000_000_123_456_789 and path.stat().st_mode & 0o777 == 0o640
+        assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+class Talk:
+    """A peer as a process, spoken to as _swarm.py does, without the ssh between."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, _PROGRAM, "127.0.0.1 1 127.0.0.1 22"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.tell(job)
+
+    def tell(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def until(self, *events: str) -> dict[str, Any]:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            said: dict[str, Any] = json.loads(line)
+            if said["event"] in events:
+                return said
+        raise AssertionError(f"it ended before any of {events}")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(tmp_path_factory.mktemp("swarm") / "bundle", [700_000, 300_000, 10])
+
+
+@pytest.fixture
+def jobs(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the jobs of the bastion's peer and of a node's."""
+    names = sorted(str(path.relative_to(bundle.root)) for path in bundle.wheels.iterdir())
+    stats = {name: (bundle.root / name).stat() for name in names}
+    wheels = {"{}.{}".format(*sys.version_info): str(next(bundle.swarm_tools.glob("*.whl")))}
+    files = {name: [status.st_size, status.st_mtime_ns, 0o644] for name, status in stats.items()}
+    common = {"wheels": wheels, "files": files, "settings": {}, "bandwidth": 0}
+    made = Talk({**common, "do": "make", "folder": str(bundle.root), "piece": 2**18}).until("made")
+    node = {"do": "join", "folder": str(tmp_path / "n/.cache/swarm"), "destination": str(tmp_path / "n"), "address": "", "port": 0}
+    shared = {**common, "torrent": made["torrent"]}
+    yield {**shared, "do": "seed", "folder": str(bundle.root)}, {**shared, **node}
+
+
+def test_a_peer_gets_everything_from_another_and_leaves_nothing(
+    bundle: Bundle, jobs: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    node, seed = Talk(jobs[1]), Talk(jobs[0])
+    ready = node.until("ready")
+    assert ready["address"] == "127.0.0.1" and ready["total"] == 1_000_010
+    seed.until("ready")
+    node.tell({"do": "connect", "peers": [], "admit": ["127.0.0.1"], "prefer": [0, 1]})
+    seed.tell({"do": "connect", "peers": [["127.0.0.1", ready["port"]]], "admit": ["127.0.0.1"], "prefer": None})
+    assert node.until("complete")["files"] == 3
+    for peer in (node, seed):
+        peer.tell({"do": "stop"})
+        peer.until("ended")
+        assert peer.process.wait(30) == 0
+    for path in bundle.wheels.iterdir():
+        there = tmp_path / "n" / "wheels" / path.name
+        assert there.read_bytes() == path.read_bytes() and there.stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert not (tmp_path / "n/.cache/swarm").exists()
+
+
+def test_without_anybody_at_the_other_end_it_ends(jobs: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
+    node = Talk(jobs[1])
+    node.until("ready")
+    assert node.process.stdin
+    node.process.stdin.close()
+    node.until("ended")
+    assert node.process.wait(30) == 0
+    # what had arrived is kept for the next time
+    assert (tmp_path / "n/.cache/swarm").is_dir() and not (tmp_path / "n/wheels").exists()
+
+
+def test_two_at_once_on_one_bundle_are_told_apart(jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    first = Talk(jobs[1])
+    first.until("ready")
+    second = Talk(jobs[1])
+    assert "is in use by another push" in second.until("failed")["reason"]
+    assert second.process.wait(30) == 1
+    first.tell({"do": "stop"})
+    first.until("ended")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"wheels": {}}, "."),
+        ({"address": "198.19.255.1"}, "Nothing can listen on 198.19.255.1"),
+    ],
+)
+def test_a_peer_that_cannot_take_part_says_why(jobs: tuple[dict[str, Any], dict[str, Any]], change: dict[str, Any], said: str) -> None:
+    peer = Talk({**jobs[1], **change})
+    assert said in peer.until("failed")["reason"]
+    assert peer.process.wait(30) == 1
+
+
+def test_a_torrent_is_the_same_whenever_it_is_made(bundle: Bundle, jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    job = {**jobs[0], "do": "make", "piece": 2**18}
+    again = Talk(job).until("made")["torrent"]
+    assert again == jobs[0]["torrent"] and b"bundle" in base64.b64decode(again)
