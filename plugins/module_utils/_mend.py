@@ -105,7 +105,9 @@ def _whole(bundle: Bundle, mirror: str) -> bool:
 
 
 def _refuse_records(bundle: Bundle, damaged: Collection[str]) -> None:
-    records = sorted(path for path in damaged if path.startswith(f"{bundle.records.name}/"))
+    # the bill of materials is made out of the rest
+    made_anew = str(bundle.sbom.relative_to(bundle.root))
+    records = sorted(path for path in damaged if path.startswith(f"{bundle.records.name}/") and path != made_anew)
     if records:
         raise BundleError(
             f"{', '.join(records)} of the bundle {bundle.root} {'is' if len(records) == 1 else 'are'} not what was sealed, and cannot be had "
