@@ -1,0 +1,357 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``records/sbom.cdx.json``: a bundle's bill of materials, CycloneDX 1.6 (ECMA-424), out of what its records and locks say.
+
+A component is known (``bom-ref``) by its path in the bundle. A target depends on the components in its closure, the bundle on its targets
+and on what no target claims. Equal bundles give equal bytes: no date, and a serial number out of the content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email
+import re
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, origins, read_manifest, scan
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, without_userinfo
+
+NAME = "rlinf.offline"
+BUNDLE_REF = "bundle"
+KITS = {"tools": "tools", "control": "tools/control", "swarm": "tools/swarm"}
+"""The records of wheels that travel together, and where these lie."""
+# what somebody uses; the rest of a bundle says where it lies, or what it is
+_CARRIED = re.compile(r"(?:wheels|wheelhouse|assets|interpreters)/|tools/.*\.(?:whl|tar\.gz)\Z|apt/.*\.deb\Z")
+_LICENSE_TEXT = 80
+"""A longer text of a wheel's licence field is no name."""
+
+Component = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """A bill of materials: its *content* as written, and how many components it has."""
+
+    content: bytes
+    components: int
+
+
+def bill_of(bundle: Bundle) -> Bill:
+    """Return the bill of materials of what is in a bundle.
+
+    :raises BundleError: a record, a lock or the manifest is damaged, or something lies there that cannot be in a bundle.
+    """
+    found, _left_over = scan(bundle)
+    targets = _targets(bundle)
+    listed: dict[str, Component] = {}
+    for component in (*_repositories(bundle), *_packages(bundle), *_tools(bundle), *_system_packages(bundle), *_unpacked(bundle)):
+        listed.setdefault(component["bom-ref"], component)
+    for component in _further(bundle, found, listed):
+        listed[component["bom-ref"]] = component
+    for path in listed.keys() & found.keys():
+        if path.endswith(".whl") and (licenses := licenses_of(bundle.root / path)):
+            listed[path]["licenses"] = licenses
+    claimed = {ref: sorted(path for path in listed if _within(path, closure)) for ref, (_component, closure) in targets.items()}
+    unclaimed = listed.keys() - {path for paths in claimed.values() for path in paths}
+    body: dict[str, Any] = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "component": {"bom-ref": BUNDLE_REF, "type": "application", "name": f"{NAME} bundle"},
+            "tools": {"components": [{"type": "application", "name": NAME}]},
+        },
+        "components": [*(component for component, _closure in targets.values()), *(listed[path] for path in sorted(listed))],
+        "dependencies": [
+            {"ref": BUNDLE_REF, "dependsOn": sorted([*targets, *unclaimed])},
+            *({"ref": ref, "dependsOn": paths} for ref, paths in claimed.items()),
+        ],
+    }
+    serial = uuid.uuid5(uuid.NAMESPACE_OID, f"{NAME} {sha256_bytes(json_bytes(body))}")
+    return Bill(json_bytes({**body, "serialNumber": f"urn:uuid:{serial}"}), len(body["components"]))
+
+
+def _within(path: str, closure: frozenset[str]) -> bool:
+    return path in closure or any(str(parent) in closure for parent in PurePosixPath(path).parents)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """:raises BundleError: what is read of this record lacks something, or is something else."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path} is damaged: what it lists cannot be read ({type(error).__name__}: {error}). Take it from a copy of the bundle, or remove "
+            "it and run the playbook rlinf.offline.download again."
+        ) from None
+
+
+def _record(bundle: Bundle, name: str) -> Any:
+    try:
+        return read_json(bundle.records / name, BundleError)
+    except FileNotFoundError:
+        return {}
+
+
+def _locks(bundle: Bundle) -> Iterator[tuple[Path, Any]]:
+    for path in sorted(bundle.targets.glob("*/*/lock.json")):
+        yield path, read_json(path, BundleError)
+
+
+# -- components ----------------------------------------------------------------------------------------------------------------
+
+
+def _component(ref: str, name: str, version: str | None = None, *, kind: str = "library", **more: Any) -> Component:
+    """Return a component; of *more*, what is empty is left out. ``sha256`` becomes its digest, ``properties`` may be a mapping."""
+    component: Component = {"type": kind, "name": name, "bom-ref": ref, "version": version, **more}
+    if digest := component.pop("sha256", None):
+        component["hashes"] = _hashes(digest)
+    if properties := component.pop("properties", None):
+        component["properties"] = [{"name": f"{NAME}:{key}", "value": str(value)} for key, value in sorted(properties.items()) if value]
+    return {key: value for key, value in component.items() if value}
+
+
+def _hashes(sha256: str) -> list[dict[str, str]]:
+    return [{"alg": "SHA-256", "content": sha256}]
+
+
+def _reference(kind: str, url: str | None, *, sha256: str | None = None, comment: str | None = None) -> list[dict[str, Any]]:
+    """Return where something came from, without a login, or nothing if that is not known."""
+    if not url:
+        return []
+    reference: dict[str, Any] = {"type": kind, "url": _uri(url)}
+    if sha256:
+        reference["hashes"] = _hashes(sha256)
+    if comment:
+        reference["comment"] = comment
+    return [reference]
+
+
+def _uri(url: str) -> str:
+    """Return a URL without a login; what ssh and git write as ``user@host:path`` is none."""
+    plain = without_userinfo(url)
+    return plain if "://" in plain else "ssh://" + plain.replace(":", "/", 1)
+
+
+def purl(kind: str, name: str, version: str | None = None, *, namespace: str = "", subpath: str = "", **qualifiers: str | None) -> str:
+    """Return a package URL (ECMA-427, the purl specification).
+
+    :param namespace: may hold slashes.
+    :param qualifiers: what is empty is left out.
+    """
+    parts = [kind, *namespace.split("/"), name]
+    text = "pkg:" + "/".join(quote(part, safe=".-_~") for part in parts if part)
+    if version:
+        text += f"@{quote(version, safe='.-_~:')}"
+    asked = [f"{key}={quote(value, safe='.-_~:/')}" for key, value in sorted(qualifiers.items()) if value]
+    return text + (f"?{'&'.join(asked)}" if asked else "") + (f"#{subpath}" if subpath else "")
+
+
+def _python_name(name: str) -> str:
+    """Return a normalized name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _commit_purl(url: str, commit: str, subdirectory: str | None = None) -> str:
+    """Return the package URL of a repository at a commit."""
+    repository = RepositoryId.parse(url)
+    if repository.host == "github.com":
+        return purl("github", repository.name.lower(), commit, namespace=repository.owner.lower(), subpath=subdirectory or "")
+    return purl("generic", repository.name, commit, vcs_url=f"git+{_uri(url)}@{commit}", subpath=subdirectory or "")
+
+
+def _repositories(bundle: Bundle) -> Iterator[Component]:
+    for mirror, record in sorted(read_records(bundle).items()):
+        owner, _slash, name = mirror.removesuffix(".git").partition("/")[2].rpartition("/")
+        yield _component(
+            f"{bundle.repos.name}/{mirror}",
+            name,
+            record["commit"],
+            group=owner,
+            purl=_commit_purl(record["url"], record["commit"]),
+            externalReferences=_reference("vcs", record["url"], comment=f"commit {record['commit']}"),
+            properties={"ref": record["version"]},
+        )
+
+
+def _targets(bundle: Bundle) -> dict[str, tuple[Component, frozenset[str]]]:
+    """Return each target as a component with what it needs of the bundle."""
+    found = {}
+    for path, lock in _locks(bundle):
+        with _reading(path):
+            project = lock["project"]
+            ref = str(path.parent.relative_to(bundle.root))
+            component = _component(
+                ref,
+                lock["target"],
+                project["commit"],
+                kind="application",
+                group=project["repository"],
+                externalReferences=_reference("vcs", project["url"], comment=f"commit {project['commit']}"),
+                properties={"definition": lock["definition"], "platform": lock["platform"], "python": lock["python"]},
+            )
+            found[ref] = component, frozenset(entry.rstrip("/") for entry in lock["closure"]) - {ref}
+    return found
+
+
+def _packages(bundle: Bundle) -> Iterator[Component]:
+    for path, lock in _locks(bundle):
+        with _reading(path):
+            for package in (*lock["packages"], *lock["build"]):
+                yield _package(package)
+
+
+def _package(package: Mapping[str, Any]) -> Component:
+    """Return one file of a lock as a component, with what it is or was built from."""
+    name, version, kind, source = (package[key] for key in ("name", "version", "kind", "source"))
+    more: dict[str, Any] = {"purl": purl("pypi", _python_name(name), version)}
+    if kind == "git":
+        more["purl"] = _commit_purl(source["url"], source["commit"], source["subdirectory"])
+        more["externalReferences"] = _reference("vcs", source["url"], comment=f"commit {source['commit']}")
+    elif kind == "overlay":
+        original = {key: value for key, value in _package(source["package"]).items() if key not in ("bom-ref", "properties")}
+        notes = f"the files of {source['donor']} below {source['path']} lie over it"
+        more["pedigree"] = {"ancestors": [original], "notes": notes}
+    elif kind == "wheel":
+        more["purl"] = _file_purl(name, version, source["url"], package["sha256"])
+        more["externalReferences"] = _reference("distribution", source["url"], sha256=package["sha256"])
+    else:
+        # an sdist is there itself where nodes build it, or was built
+        found_as = "distribution" if kind == "index" else "source-distribution"
+        more["externalReferences"] = _reference(found_as, source["url"], sha256=source.get("sha256") or package["sha256"])
+    return _component(package["path"], name, version, sha256=package["sha256"], properties={"kind": kind}, **more)
+
+
+def _file_purl(name: str, version: str | None, url: str | None, sha256: str) -> str:
+    """Return the package URL of a file that no index and no repository has."""
+    return purl("generic", name, version, checksum=f"sha256:{sha256}", download_url=without_userinfo(url) if url else None)
+
+
+def _tools(bundle: Bundle) -> Iterator[Component]:
+    for kit, folder in KITS.items():
+        record = _record(bundle, f"{kit}.json")
+        with _reading(bundle.records / f"{kit}.json"):
+            for wheel in (wheel for wheels in record.get("wheels", {}).values() for wheel in wheels):
+                yield _component(
+                    f"{folder}/{wheel['filename']}",
+                    wheel["name"],
+                    wheel["version"],
+                    sha256=wheel["sha256"],
+                    purl=purl("pypi", _python_name(wheel["name"]), wheel["version"]),
+                    externalReferences=_reference("distribution", wheel["url"], sha256=wheel["sha256"]),
+                    properties={"kind": kit},
+                )
+
+
+def _system_packages(bundle: Bundle) -> Iterator[Component]:
+    for path in sorted((bundle.root / "apt").glob(f"*/*/{RECORD}")):
+        record = read_json(path, BundleError)
+        with _reading(path):
+            for file in record["files"]:
+                # as apt names files: a colon in a version is written %3a
+                name, version, architecture = unquote(file["filename"].removesuffix(".deb")).split("_")
+                vendor, _dash, _release = record["release"].partition("-")
+                yield _component(
+                    str((path.parent / file["filename"]).relative_to(bundle.root)),
+                    name,
+                    version,
+                    sha256=file["sha256"],
+                    purl=purl("deb", name, version, namespace=vendor, arch=architecture, distro=record["release"]),
+                    properties={"kind": "system", "mirror": file["mirror"], "path": file["path"]},
+                )
+
+
+def _unpacked(bundle: Bundle) -> Iterator[Component]:
+    """Yield the assets that were archives: their digest is the archive's, which the bundle does not hold any more."""
+    assets = _record(bundle, "assets.json")
+    with _reading(bundle.records / "assets.json"):
+        for dest, record in sorted(assets.items()):
+            yield _component(
+                f"{bundle.assets.name}/{dest}",
+                dest,
+                kind="data",
+                externalReferences=_reference("distribution", record["url"], sha256=record["sha256"]),
+                properties={"kind": "asset", "tree-sha256": record["tree"]},
+            )
+
+
+def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Component]) -> Iterator[Component]:
+    """Yield what else is carried and no record lists: prebuilt wheels, files of assets, interpreters, what nodes built, left-overs of old locks."""
+    manifest: Mapping[str, Any] = read_manifest(bundle)["files"] if bundle.manifest.exists() else {}
+    with _reading(bundle.records / "urls.json"):
+        origin = origins(bundle)
+    known = frozenset(listed)
+    for path, file in sorted(found.items()):
+        if not _CARRIED.match(path) or file.link is not None or _within(path, known):
+            continue
+        sealed = manifest.get(path, {})
+        same = (sealed.get("size"), sealed.get("mtime_ns")) == file.stat
+        digest = sealed["sha256"] if same else sha256_file(bundle.root / path)
+        yield _file(path, digest, origin(path, digest))
+
+
+def _file(path: str, sha256: str, url: str | None) -> Component:
+    """Return a file as a component, by what its name says."""
+    top, *_between, filename = PurePosixPath(path).parts
+    kind, name, version = "file", filename, None
+    properties = {"kind": "file"}
+    if filename.endswith(".whl"):
+        kind, (name, version) = "library", filename.split("-")[:2]
+        name, properties["kind"] = _python_name(name), "wheel"
+    elif top == "interpreters":
+        kind, name, version = "platform", "cpython", PurePosixPath(path).parts[1]
+        properties = {"kind": "interpreter", "machine": PurePosixPath(path).parts[2]}
+    elif top == "assets":
+        kind, name, properties["kind"] = "data", path.partition("/")[2], "asset"
+    return _component(
+        path,
+        name,
+        version,
+        kind=kind,
+        sha256=sha256,
+        purl=_file_purl(filename if version is None else name, version, url, sha256),
+        externalReferences=_reference("distribution", url, sha256=sha256),
+        properties=properties,
+    )
+
+
+# -- licences ------------------------------------------------------------------------------------------------------------------
+
+
+def licenses_of(wheel: Path) -> Sequence[Mapping[str, Any]]:
+    """Return the licences that a wheel's metadata declares, as CycloneDX has them: an SPDX expression (PEP 639), or names.
+
+    Without an expression, the names are those of its classifiers, or its licence field, if that is no text of a licence. A wheel that is
+    damaged is others' to judge; it declares nothing.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+            metadata = email.message_from_bytes(archive.read(name).partition(b"\n\n")[0])
+    except (zipfile.BadZipFile, zlib.error, StopIteration, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return ()
+    if expression := str(metadata.get("License-Expression", "")).strip():
+        return ({"expression": expression, "acknowledgement": "declared"},)
+    names = _license_names(metadata.get_all("Classifier", []), str(metadata.get("License", "")).strip())
+    return [{"license": {"name": name, "acknowledgement": "declared"}} for name in names]
+
+
+def _license_names(classifiers: Iterable[Any], field: str) -> list[str]:
+    parts = (str(text).split(" :: ") for text in classifiers)
+    names = sorted({part[-1].strip() for part in parts if part[0] == "License" and len(part) > 1} - {"OSI Approved"})
+    short = field and field != "UNKNOWN" and "\n" not in field and len(field) <= _LICENSE_TEXT
+    return names or ([field] if short else [])
