@@ -28,7 +28,7 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
         return sorted(files)
     own, others = _locks(bundle, targets)
     for target in targets:
-        if not any(lock["target"] == target for lock in own):
+        if not list(bundle.targets.glob(f"*/{target}/lock.json")):
             raise BundleError(
                 f"The bundle {bundle.root} has no lock of target {target}. Run the playbook rlinf.offline.download with it in rlinf_targets."
             )
@@ -47,8 +47,10 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
 
 def _locks(bundle: Bundle, targets: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Return the locks of these targets, and those of others."""
-    locks = [read_json(path, BundleError) for path in sorted(bundle.targets.glob("*/*/lock.json"))]
-    return [lock for lock in locks if lock["target"] in targets], [lock for lock in locks if lock["target"] not in targets]
+    own, others = [], []
+    for path in sorted(bundle.targets.glob("*/*/lock.json")):
+        (own if path.parent.name in targets else others).append(read_json(path, BundleError))
+    return own, others
 
 
 def _closure(locks: Iterable[Mapping[str, Any]]) -> frozenset[str]:

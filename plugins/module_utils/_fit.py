@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, install_command, installs
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT
@@ -115,6 +116,7 @@ class Repository:
 class Offer:
     """What the bundle on the bastion holds for a node; *problems* say what it lacks, *digest* is None where there is no bundle.
 
+    :param pushed: bytes and files of what a node with these targets gets of it.
     :param wheels: the file names of all wheels in it, among which another may fit.
     :param names: of the packages of all its locks for this commit of the project.
     :param system: release and architecture (``debian-12/amd64``) -> system packages.
@@ -125,6 +127,7 @@ class Offer:
     digest: str | None = None
     bytes: int = 0
     files: int = 0
+    pushed: tuple[int, int] = (0, 0)
     needs: tuple[Need, ...] = ()
     problems: tuple[Misfit, ...] = ()
     wheels: tuple[str, ...] = ()
@@ -153,11 +156,22 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     wheels = tuple(path.rpartition("/")[2] for path in files if path.endswith(".whl"))
     needs = tuple(_need(target, lock, catalog, files) for target in targets if (lock := locks[target.name]))
     size = sum(entry.get("size", 0) for entry in files.values())
+    pushed = files_for(bundle, files, [name for name, lock in locks.items() if lock])
     # other wheels of the catalogue fit as well as those in the bundle
     known = tuple(dict.fromkeys([*wheels, *(wheel.filename for wheel in catalog.wheels.values())]))
     named = _names(bundle, manifest, targets, catalog)
     return Offer(
-        str(root), manifest_digest(bundle), size, len(files), needs, tuple(problems), known, named, system, tuple(offered(manifest))
+        root=str(root),
+        digest=manifest_digest(bundle),
+        bytes=size,
+        files=len(files),
+        pushed=(sum(files[path].get("size", 0) for path in pushed), len(pushed)),
+        needs=needs,
+        problems=tuple(problems),
+        wheels=known,
+        names=named,
+        system=system,
+        interpreters=tuple(offered(manifest)),
     )
 
 
@@ -452,7 +466,10 @@ def _loads(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Iterator[_Load
     """Return what comes to a node; what is there already is not among it. What targets share comes once."""
     held = node["bundle"]
     if bundle.digest not in (None, held["digest"]):
-        yield _Load("bundle", "bundle", max(0, bundle.bytes - (held.get("bytes") or 0)), max(0, bundle.files - (held.get("files") or 0)))
+        more = bundle.bytes - (held.get("bytes") or 0), bundle.files - (held.get("files") or 0)
+        # what is other in it since, is not known without comparing
+        size, count = (max(0, min(new, pushed)) for new, pushed in zip(more, bundle.pushed, strict=True))
+        yield _Load("bundle", "bundle", size, count)
     there = set(node["environments"])
     needs = [need for need in bundle.needs if need.target not in there or held["digest"] != bundle.digest]
     known = set(node.get("unpacked", ()))

@@ -56,7 +56,7 @@ NEED = Need(
     wheels=(TORCH, CUBLAS),
     names=frozenset({"torch", "nvidia-cublas-cu12"}),
 )
-OFFER = Offer("/bastion", "d1", bytes=5 * 10**9, files=300, needs=(NEED,), names=NEED.names)
+OFFER = Offer("/bastion", "d1", bytes=5 * 10**9, files=300, pushed=(5 * 10**9, 300), needs=(NEED,), names=NEED.names)
 PLACE = {"path": "/opt", "mount": "/", "device": "8:1", "free_bytes": 10**12, "free_inodes": 10**8, "writable": True, "problem": None}
 NODE: dict[str, Any] = {
     "uid": 0,
@@ -100,6 +100,11 @@ def judged(
 
 def test_a_node_that_fits() -> None:
     assert judged() == []
+
+
+def test_room_is_asked_for_what_the_node_gets_of_the_bundle() -> None:
+    (said,) = judged({"disk.free_bytes": 10**10}, bundle=replace(OFFER, pushed=(10**9, 30)))
+    assert "about 15.0 GB needed (bundle 1.0 GB, packages 12.8 GB" in said
 
 
 @pytest.mark.parametrize(
@@ -346,7 +351,13 @@ def write_bundle(root: Path) -> Path:
         },
         {"name": "built", "version": "1", "kind": "source", "size": 0, "sha256": "3" * 64, "path": "wheelhouse/source/3/built-1.tar.gz"},
     ]
-    lock = {"python": "3.11", "platform": "x86_64-manylinux_2_31", "packages": packages, "build_on_node": {"engine": {"needs": ["nvcc"]}}}
+    lock = {
+        "closure": [],
+        "python": "3.11",
+        "platform": "x86_64-manylinux_2_31",
+        "packages": packages,
+        "build_on_node": {"engine": {"needs": ["nvcc"]}},
+    }
     (folder / "lock.json").write_text(json.dumps(lock))
     repositories = {"github.com/RLinf/RLinf.git": {"commit": "a" * 40}}
     built = f"wheelhouse/built/{'3' * 64}/built-1-cp311-cp311-linux_x86_64.whl"
