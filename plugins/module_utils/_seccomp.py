@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Union
 
 CONTINUE_SINCE = (5, 5)
 """The kernel that can be told to let a call go on after all."""
@@ -110,8 +110,7 @@ class _Return:
     value: int
 
 
-if TYPE_CHECKING:
-    _Line = _Jump | _Load | _Label | _Return
+_Line = Union[_Jump, _Load, _Label, _Return]  # noqa: UP007
 
 
 def _argument(number: int, *, high: bool = False) -> _Load:

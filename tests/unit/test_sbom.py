@@ -52,9 +52,9 @@ def put(bundle: Bundle, path: str, content: bytes = b"") -> str:
     return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
-def package(bundle: Bundle, name: str, version: str | None, kind: str, path: str, /, **source: Any) -> dict[str, Any]:
-    digest = hashlib.sha256((bundle.root / path).read_bytes()).hexdigest() if (bundle.root / path).is_file() else put(bundle, path)
-    return {"name": name, "version": version, "kind": kind, "source": source, "path": path, "sha256": digest, "size": 1, "served": False}
+def package(bundle: Bundle, name: str, version: str | None, kind: str, place: str, **source: Any) -> dict[str, Any]:
+    digest = hashlib.sha256((bundle.root / place).read_bytes()).hexdigest() if (bundle.root / place).is_file() else put(bundle, place)
+    return {"name": name, "version": version, "kind": kind, "source": source, "path": place, "sha256": digest, "size": 1, "served": False}
 
 
 def index(bundle: Bundle, name: str, version: str) -> dict[str, Any]:

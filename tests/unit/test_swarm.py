@@ -126,7 +126,7 @@ def jobs(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[dict[str, Any], dict[
     """Yield the jobs of the bastion's peer and of a node's."""
     names = sorted(str(path.relative_to(bundle.root)) for path in bundle.wheels.iterdir())
     stats = {name: (bundle.root / name).stat() for name in names}
-    wheels = {"{}.{}".format(*sys.version_info): str(next(bundle.swarm_tools.glob("*.whl")))}
+    wheels = {"{}.{}".format(*sys.version_info): str(*bundle.swarm_tools.glob("*.whl"))}
     files = {name: [status.st_size, status.st_mtime_ns, 0o644] for name, status in stats.items()}
     common = {"wheels": wheels, "files": files, "settings": {}, "bandwidth": 0}
     made = Talk({**common, "do": "make", "folder": str(bundle.root), "piece": 2**18}).until("made")
