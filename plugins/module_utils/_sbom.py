@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, origins, read_manifest, scan
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, read_manifest, scan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
@@ -55,11 +55,11 @@ def bill_of(bundle: Bundle) -> Bill:
     :raises BundleError: a record, a lock or the manifest is damaged, or something lies there that cannot be in a bundle.
     """
     found, _left_over = scan(bundle)
-    targets = _targets(bundle)
+    targets, seen = _targets(bundle), _seen(bundle)
     listed: dict[str, Component] = {}
-    for component in (*_repositories(bundle), *_packages(bundle), *_tools(bundle), *_system_packages(bundle), *_unpacked(bundle)):
+    for component in (*_repositories(bundle), *_packages(bundle, seen), *_tools(bundle), *_system_packages(bundle), *_unpacked(bundle)):
         listed.setdefault(component["bom-ref"], component)
-    for component in _further(bundle, found, listed):
+    for component in _further(bundle, found, listed, seen):
         listed[component["bom-ref"]] = component
     for path in listed.keys() & found.keys():
         if path.endswith(".whl") and (licenses := licenses_of(bundle.root / path)):
@@ -105,6 +105,13 @@ def _record(bundle: Bundle, name: str) -> Any:
         return read_json(bundle.records / name, BundleError)
     except FileNotFoundError:
         return {}
+
+
+def _seen(bundle: Bundle) -> dict[str, str]:
+    """Return by their digests the URLs that files were downloaded from."""
+    urls = _record(bundle, "urls.json")
+    with _reading(bundle.records / "urls.json"):
+        return {record["sha256"]: url for url, record in sorted(urls.items())}
 
 
 def _locks(bundle: Bundle) -> Iterator[tuple[Path, Any]]:
@@ -208,14 +215,14 @@ def _targets(bundle: Bundle) -> dict[str, tuple[Component, frozenset[str]]]:
     return found
 
 
-def _packages(bundle: Bundle) -> Iterator[Component]:
+def _packages(bundle: Bundle, seen: Mapping[str, str]) -> Iterator[Component]:
     for path, lock in _locks(bundle):
         with _reading(path):
             for package in (*lock["packages"], *lock["build"]):
-                yield _package(package)
+                yield _package(package, seen)
 
 
-def _package(package: Mapping[str, Any]) -> Component:
+def _package(package: Mapping[str, Any], seen: Mapping[str, str]) -> Component:
     """Return one file of a lock as a component, with what it is or was built from."""
     name, version, kind, source = (package[key] for key in ("name", "version", "kind", "source"))
     more: dict[str, Any] = {"purl": purl("pypi", _python_name(name), version)}
@@ -223,12 +230,13 @@ def _package(package: Mapping[str, Any]) -> Component:
         more["purl"] = _commit_purl(source["url"], source["commit"], source["subdirectory"])
         more["externalReferences"] = _reference("vcs", source["url"], comment=f"commit {source['commit']}")
     elif kind == "overlay":
-        original = {key: value for key, value in _package(source["package"]).items() if key not in ("bom-ref", "properties")}
+        original = {key: value for key, value in _package(source["package"], seen).items() if key not in ("bom-ref", "properties")}
         notes = f"the files of {source['donor']} below {source['path']} lie over it"
         more["pedigree"] = {"ancestors": [original], "notes": notes}
     elif kind == "wheel":
-        more["purl"] = _file_purl(name, version, source["url"], package["sha256"])
-        more["externalReferences"] = _reference("distribution", source["url"], sha256=package["sha256"])
+        url = seen.get(package["sha256"])
+        more["purl"] = _file_purl(_python_name(name), version, url, package["sha256"])
+        more["externalReferences"] = _reference("distribution", url, sha256=package["sha256"])
     else:
         # an sdist is there itself where nodes build it, or was built
         found_as = "distribution" if kind == "index" else "source-distribution"
@@ -289,11 +297,9 @@ def _unpacked(bundle: Bundle) -> Iterator[Component]:
             )
 
 
-def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Component]) -> Iterator[Component]:
+def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Component], seen: Mapping[str, str]) -> Iterator[Component]:
     """Yield what else is carried and no record lists: prebuilt wheels, files of assets, interpreters, what nodes built, left-overs of old locks."""
     manifest: Mapping[str, Any] = read_manifest(bundle)["files"] if bundle.manifest.exists() else {}
-    with _reading(bundle.records / "urls.json"):
-        origin = origins(bundle)
     known = frozenset(listed)
     for path, file in sorted(found.items()):
         if not _CARRIED.match(path) or file.link is not None or _within(path, known):
@@ -301,7 +307,7 @@ def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Co
         sealed = manifest.get(path, {})
         same = (sealed.get("size"), sealed.get("mtime_ns")) == file.stat
         digest = sealed["sha256"] if same else sha256_file(bundle.root / path)
-        yield _file(path, digest, origin(path, digest))
+        yield _file(path, digest, seen.get(digest))
 
 
 def _file(path: str, sha256: str, url: str | None) -> Component:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_the_bundle_names_no_path_of_the_bastion_and_no_mirror(twice):
     assert [
         path for path in texts if path.is_file() and ".cache" not in path.parts and any(needle in path.read_bytes() for needle in needles)
     ] == []
+
+
+def test_the_bill_of_materials_lists_every_file_that_is_used_by_the_digest_of_the_manifest(twice):
+    manifest = json.loads((twice.cycle.bundle / "bundle.json").read_text(encoding="utf-8"))["files"]
+    bill = json.loads((twice.cycle.bundle / "records" / "sbom.cdx.json").read_text(encoding="utf-8"))
+    digests = {item["bom-ref"]: item["hashes"][0]["content"] for item in bill["components"] if "hashes" in item}
+    used = {path: entry["sha256"] for path, entry in manifest.items() if path.endswith((".whl", ".deb"))}
+    assert {path: digests.get(path) for path in used} == used
+    needs = {entry["ref"]: entry["dependsOn"] for entry in bill["dependencies"]}
+    for target in TARGETS:
+        lock = twice.cycle.lock(target)
+        assert {package["path"] for package in lock["packages"]} <= {*needs[f"targets/{lock['project']['commit']}/{target}"]}
 
 
 def test_the_compiled_package_answers_on_the_node(twice):

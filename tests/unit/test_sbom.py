@@ -84,7 +84,7 @@ def bundle(tmp_path: Path) -> Bundle:
         ),
         package(bundle, "transformers", "4.53.2", "overlay", OVERLAY, package=original, donor="fork", path="fork/replace"),
         package(bundle, "te", "1.0", "source", SOURCE, url=f"{INDEX}/te-1.0.tar.gz", sha256=DIGEST, size=1),
-        package(bundle, "flash-attn", "2.7.4+cu12", "wheel", CATALOGUE, url="https://github.com/example/releases/flash_attn.whl"),
+        package(bundle, "flash-attn", "2.7.4+cu12", "wheel", CATALOGUE),
     ]
     project = {"repository": "RLinf", "mirror": "github.com/RLinf/RLinf.git", "version": "v1", "commit": COMMIT}
     lock = {
@@ -115,9 +115,12 @@ def bundle(tmp_path: Path) -> Bundle:
     asset = {"url": f"https://{SECRET}@hub.example/bridge.zip", "sha256": DIGEST, "strip": False, "tree": DIGEST}
     write_json(bundle.records / "assets.json", {".maniskill/data": asset})
     put(bundle, "assets/.maniskill/data/one.urdf")
-    digest = put(bundle, "assets/.cache/tokenizer.model")
-    seen = {"sha256": digest, "size": 1, "etag": None, "last_modified": None}
-    write_json(bundle.records / "urls.json", {"https://hub.example/tokenizer.model": seen})
+    seen = {
+        "https://hub.example/tokenizer.model": put(bundle, "assets/.cache/tokenizer.model"),
+        "https://github.com/example/flash_attn.whl": packages[-1]["sha256"],
+    }
+    rest = {"size": 1, "etag": None, "last_modified": None}
+    write_json(bundle.records / "urls.json", {url: {"sha256": digest, **rest} for url, digest in seen.items()})
     for path in (PYTHON, BUILT, "tools/rlinf-offline.tar.gz", "tools/requirements.txt"):
         put(bundle, path)
     tool = {
@@ -193,6 +196,7 @@ def test_it_says_where_things_came_from_and_what_they_were_built_from(bundle: Bu
     assert (original["purl"], original["hashes"]) == ("pkg:pypi/transformers@4.53.2", [{"alg": "SHA-256", "content": DIGEST}])
     assert found["assets/.maniskill/data"]["externalReferences"][0]["url"] == "https://hub.example/bridge.zip"
     assert found["assets/.cache/tokenizer.model"]["externalReferences"][0]["url"] == "https://hub.example/tokenizer.model"
+    assert found[CATALOGUE]["externalReferences"][0]["url"] == "https://github.com/example/flash_attn.whl"
     assert SECRET not in bill_of(bundle).content.decode()
 
 
