@@ -15,6 +15,7 @@ description:
   - Writes C(records/sbom.cdx.json) of a bundle, CycloneDX 1.6, so that the manifest, and its signature, cover it once the bundle is sealed.
   - It lists the repositories, the packages of every target, prebuilt wheels, assets, interpreters, system packages and tools, each with its
     package URL, digest, where it came from and, of what was built, what it was built from. Wheels have the licences that they declare.
+  - Packages that are left to an index of the nodes are listed, too. What they declare is not known here.
   - Targets depend on what they need, the bundle on its targets and on everything else.
   - Equal bundles have equal bills. Neither a date nor a login is in them.
 extends_documentation_fragment:
