@@ -47,7 +47,8 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
 
 def _locks(bundle: Bundle, targets: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Return the locks of these targets, and those of others."""
-    own, others = [], []
+    own: list[Mapping[str, Any]] = []
+    others: list[Mapping[str, Any]] = []
     for path in sorted(bundle.targets.glob("*/*/lock.json")):
         (own if path.parent.name in targets else others).append(read_json(path, BundleError))
     return own, others
