@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
@@ -60,6 +61,14 @@ class ActionModule(Working):
         )
         try:
             outcome = swarm.push(reaches)
+        except BundleError as error:
+            # rsync follows: slower, but it comes to the same
+            return {
+                "changed": False,
+                "reason": str(error),
+                "nodes": {},
+                "warnings": [f"No swarm, rsync brings each node what it lacks: {error}"],
+            }
         finally:
             forget_names(bundle)
         return result(outcome, unable)

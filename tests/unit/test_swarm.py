@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     NEIGHBOURS,
     Reach,
+    Swarm,
     keep_names,
     kept_names,
     neighbours,
@@ -193,3 +195,9 @@ def test_a_torrent_is_the_same_whenever_it_is_made(bundle: Bundle, jobs: tuple[d
     job = {**jobs[0], "do": "make", "piece": 2**18}
     again = Talk(job).until("made")["torrent"]
     assert again == jobs[0]["torrent"] and b"bundle" in base64.b64decode(again)
+
+
+def test_a_bastion_that_cannot_take_part_says_why(bundle: Bundle, tmp_path: Path) -> None:
+    swarm = Swarm(bundle, {"3.99": "tools/swarm/none.whl"}, sys.executable)
+    with pytest.raises(BundleError, match="The bastion cannot make a torrent of the bundle"):
+        swarm.push({"gpu01": Reach(Ssh("gpu01"), "python3", str(tmp_path), ["wheels/file-00000.bin"])})
