@@ -90,6 +90,7 @@ def torrent(library: Any, folder: Path, names: Sequence[str], piece: int) -> byt
     entries = [library.create_file_entry(f"{ROOT}/{name}", (folder / name).stat().st_size) for name in names]
     made = library.create_torrent(entries, piece, library.create_torrent.v2_only | plain)
     made.set_priv(True)
+    made.set_creation_date(0)
     with named(folder) as place:
         library.set_piece_hashes(made, place)
     return bytes(library.bencode(made.generate()))

@@ -72,9 +72,10 @@ def fleet(tmp_path: Path) -> Fleet:
 
 def test_looked_at_collected_and_collected_again(fleet: Fleet, tree_hash: Callable[..., Any]) -> None:
     before = tree_hash(fleet.bundle.root, mtimes=True)
-    assert fleet.collect("--check") == {"gpu01": 1, "gpu02": 1}
+    # on the first of them, for the bastion, the bill of materials, too
+    assert fleet.collect("--check") == {"gpu01": 2, "gpu02": 1}
     assert tree_hash(fleet.bundle.root, mtimes=True) == before
-    assert sum(fleet.collect().values()) == 3  # each node's, and sealing
+    assert sum(fleet.collect().values()) == 4  # each node's, the bill of materials, and sealing
     found = {path.name: path for path in fleet.bundle.built.rglob("*") if path.is_file()}
     assert sorted(found) == [f"te-1.0-cp{minor}-cp{minor}-linux_x86_64.whl" for minor in (310, 311)]
     (either,) = (path for name, path in found.items() if "cp311" in name)

@@ -221,7 +221,8 @@ def test_arguments_of_the_remote_shell_survive_rsync() -> None:
     ssh = Ssh("::1", port=2222, user="me", private_key="/a b/it's", arguments=["-o", "ProxyJump=bastion"], check_host_key=False, timeout=10)
     command = rsync(ssh, remote_program="sudo -n rsync", bandwidth=500, check=True)
     shell = command[command.index("--rsh") + 1]
-    assert "-o ProxyJump=bastion -o ConnectTimeout=10 -o StrictHostKeyChecking=no -p 2222 -i '/a b/it''s'" in shell
+    options = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4 -o ConnectTimeout=10 -o StrictHostKeyChecking=no"
+    assert f"-o ProxyJump=bastion {options} -p 2222 -i '/a b/it''s'" in shell
     assert {"--dry-run", "--bwlimit=500", "--secluded-args"} <= set(command) and command[
         command.index("--rsync-path") + 1
     ] == "sudo -n rsync"

@@ -227,7 +227,7 @@ def test_killed_in_mid_download_it_goes_on(tmp_path: Path, upstream: Upstream, r
     def kill() -> None:
         while not part.exists() or part.stat().st_size < 2 << 20:
             pass
-        os.kill(int(lock.read_text()), signal.SIGKILL)
+        os.kill(int(lock.read_text().split()[0]), signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
