@@ -32,7 +32,10 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
             raise BundleError(
                 f"The bundle {bundle.root} has no lock of target {target}. Run the playbook rlinf.offline.download with it in rlinf_targets."
             )
-    needed, claimed = _closure(own), _closure(others)
+    # a lock that lost its closure says nothing of what is whose
+    if not all("closure" in lock for lock in own):
+        return sorted(files)
+    needed, claimed = _closure(own), _closure(lock for lock in others if "closure" in lock)
     always = (f"{bundle.targets.name}/", f"{bundle.repos.name}/")
     left_out = {path for path in files if _of(path, claimed) and not _of(path, needed) and not path.startswith(always)}
     pythons = {lock["python"] for lock in own}

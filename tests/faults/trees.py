@@ -15,8 +15,8 @@ from pathlib import Path
 
 Tree = Mapping[str, str]
 
-# scratch space and logs, which no one relies on; what Python compiles
-_ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$|/uv_cache\.json$")
+# scratch space and logs, which no one relies on; what Python compiles; the signature, which is of the manifest's time, too
+_ASIDE = re.compile(r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$|(^|/)bundle\.json\.sig$|/uv_cache\.json$")
 # which uv writes into what it has installed editable: when the source was changed
 _UV_CACHE = "/uv_cache.json,"
 # written anew with every entry that is added, so that each state between is right, too

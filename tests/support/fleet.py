@@ -98,6 +98,8 @@ class Fleet:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self.state / "key"),
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.state}/known_hosts",
+            # the name of a socket must be short
+            "ansible_control_path_dir": str(self.state / "cp"),
             "ansible_remote_tmp": "/tmp/ansible",
             "ansible_python_interpreter": "/usr/bin/python3",
             "rlinf_prefix": PREFIX,
