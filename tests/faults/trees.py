@@ -18,7 +18,8 @@ Tree = Mapping[str, str]
 # scratch space and logs, which no one relies on; what Python compiles; the signature, which is of the manifest's time, too;
 # the bill of materials, which is another once a lock was made again: why is not known yet
 _ASIDE = re.compile(
-    r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$|(^|/)bundle\.json\.sig$|(^|/)records/sbom\.cdx\.json$|/uv_cache\.json$"
+    r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$"
+    r"|(^|/)bundle\.json\.sig$|(^|/)records/sbom\.cdx\.json$|/uv_cache\.json$"
 )
 # which uv writes into what it has installed editable: when the source was changed
 _UV_CACHE = "/uv_cache.json,"
