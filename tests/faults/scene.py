@@ -174,12 +174,13 @@ def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
         return [Call("rlinf_interpreter", NODE, given), *calls]
     if play != "download":
         return calls
-    seal = next(call for call in calls if call.module == "rlinf_bundle" and call.args["state"] == "sealed")
+    # the bill of materials names it
+    bill = next(call for call in calls if call.module == "rlinf_sbom")
     fetch = next(call for call in calls if call.module == "rlinf_asset_cache")
     interpreter = {"name": "own", "url": INTERPRETER, "python": VERSION, "machine": platform.machine()}
     given = {**{key: value for key, value in fetch.args.items() if key != "assets"}, "interpreters": [interpreter]}
-    place = calls.index(seal)
-    return [*calls[:place], Call("rlinf_interpreter_cache", seal.host, given), *calls[place:]]
+    place = calls.index(bill)
+    return [*calls[:place], Call("rlinf_interpreter_cache", bill.host, given), *calls[place:]]
 
 
 def write_interpreter(path: Path) -> None:

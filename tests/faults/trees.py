@@ -15,11 +15,9 @@ from pathlib import Path
 
 Tree = Mapping[str, str]
 
-# scratch space and logs, which no one relies on; what Python compiles; the signature, which is of the manifest's time, too;
-# the bill of materials, which is another once a lock was made again: why is not known yet
+# scratch space and logs, which no one relies on; what Python compiles; the signature, which is of the manifest's time, too
 _ASIDE = re.compile(
-    r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$"
-    r"|(^|/)bundle\.json\.sig$|(^|/)records/sbom\.cdx\.json$|/uv_cache\.json$"
+    r"(^|/)(\.cache|cache|logs|__pycache__)(/|$)|(^|/)\.lock$|\.lock$|(^|/)CACHEDIR\.TAG$|(^|/)bundle\.json\.sig$|/uv_cache\.json$"
 )
 # which uv writes into what it has installed editable: when the source was changed
 _UV_CACHE = "/uv_cache.json,"
@@ -120,14 +118,10 @@ def _said(path: Path, key: str) -> str | None:
 
 
 def _timeless(manifest: Path) -> str:
-    """Return a manifest without the times in it, and without how often it was sealed."""
+    """Return a manifest without the times in it."""
     said = json.loads(manifest.read_text(encoding="utf-8"))
-    files = {
-        name: {key: value for key, value in entry.items() if key != "mtime_ns"}
-        for name, entry in said["files"].items()
-        if not _ASIDE.search(name)
-    }
-    return json.dumps({**said, "files": files, "created": None, "serial": None}, sort_keys=True)
+    files = {name: {key: value for key, value in entry.items() if key != "mtime_ns"} for name, entry in said["files"].items()}
+    return json.dumps({**said, "files": files, "created": None}, sort_keys=True)
 
 
 def _repository(path: Path) -> str:
