@@ -52,7 +52,7 @@ class ActionModule(Working):
             return self._result(reason="the bastion's own directory", shared=True)
         ssh = None if local else self._ssh()
         with nonce(bundle) as name:
-            seen = self._look(look(destination, name, bundle, make=here and not check))
+            seen = self._look(look(destination, name, bundle, make=here and not check, pythons=arguments["state"] == "seen"))
         if seen.shared:
             return self._result(reason="node and bastion share the directory", shared=True)
         if not here:
@@ -63,11 +63,12 @@ class ActionModule(Working):
             )
         if not seen.rsync:
             raise BundleError(f"rsync is not there on {self._host}. Install rsync on the node.")
-        names = files_to_push(bundle, arguments["targets"], arguments["release"])
+        files = read_manifest(bundle)["files"]
+        names = files_to_push(bundle, files, arguments["targets"], arguments["release"])
         if arguments["state"] == "seen":
             return self._seen(seen, bundle, destination, names, ssh, arguments)
         transfer = self._copy(bundle, destination, names, ssh, arguments["bandwidth"], check)
-        extra = sorted(set(seen.files) - set(read_manifest(bundle)["files"]))
+        extra = sorted(set(seen.files) - set(files))
         return self._result(transfer, extra=extra, reason=self._reason(transfer, extra))
 
     def _seen(

@@ -291,7 +291,8 @@ def rlinf_report_nodes(
         said, first = (hostvars[host].get(name) or {} for name in ("__rlinf_report_info", "__rlinf_node_info"))
         problem = next((str(answer["msg"]) for answer in (first, said) if answer.get("unreachable") or answer.get("failed")), "no answer")
         wanted = rlinf_fleet_targets(hostvars, [host], targets, behavior)
-        found[host] = {"wanted": wanted, "node": said.get("node"), "problem": problem}
+        node = {**first["node"], "targets": said["targets"]} if "targets" in said else None
+        found[host] = {"wanted": wanted, "node": node, "problem": problem}
     return found
 
 

@@ -36,7 +36,7 @@ MEMBERS = 500_000
 RATIO = 250
 """How many times its own size an archive may unpack to, once that is more than :data:`ALLOWED` bytes."""
 ALLOWED = 1 << 30
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -49,6 +49,7 @@ _DAMAGED = (
     NotImplementedError,
     RuntimeError,
 )
+"""What the readers of the standard library raise for a damaged archive, apart from an :class:`OSError`."""
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -405,7 +406,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         raise _error(archive, "the name of a member is not in UTF-8") from None
-    except (*_DAMAGED, OSError) as error:
+    except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise _error(archive, f"it is damaged ({error}). Remove it and have it fetched again") from None

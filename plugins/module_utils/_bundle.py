@@ -33,7 +33,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, fingerprint_of, judge, made_by, sign
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks, read_record
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust, fingerprint_of, made_by, sign
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
@@ -199,7 +200,8 @@ def hash_files(root: Path, paths: Sequence[str], jobs: int) -> dict[str, str]:
         return dict(zip(paths, pool.map(lambda path: sha256_file(root / path), paths), strict=True))
 
 
-def _entry_bytes(entry: Mapping[str, Any]) -> int:
+def entry_bytes(entry: Mapping[str, Any]) -> int:
+    """Return the size of what an entry of a manifest stands for; a link has none."""
     return int(entry.get("size", 0))
 
 
@@ -210,9 +212,9 @@ def _same_content(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Difference:
     """Return what changed between the ``files`` of two manifests, by content."""
     return Difference(
-        added={path: _entry_bytes(entry) for path, entry in after.items() if path not in before},
-        removed={path: _entry_bytes(entry) for path, entry in before.items() if path not in after},
-        modified={path: _entry_bytes(entry) for path, entry in after.items() if path in before and not _same_content(entry, before[path])},
+        added={path: entry_bytes(entry) for path, entry in after.items() if path not in before},
+        removed={path: entry_bytes(entry) for path, entry in before.items() if path not in after},
+        modified={path: entry_bytes(entry) for path, entry in after.items() if path in before and not _same_content(entry, before[path])},
     )
 
 
@@ -290,7 +292,7 @@ def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> tuple[Outcome, 
         serial=manifest["serial"],
         digest=sha256_bytes(data),
         files=len(files),
-        bytes=sum(map(_entry_bytes, files.values())),
+        bytes=sum(map(entry_bytes, files.values())),
         difference=changes,
         hashed=hashed,
         left_over=left_over,
@@ -328,18 +330,19 @@ def origins(bundle: Bundle) -> Callable[[str, str | None], str | None]:
     A wheel built here has the URL of what it was built from: an sdist, or ``git+<url>@<commit>`` (as pip writes it).
     """
     by_digest = {
-        entry["sha256"]: without_userinfo(url) for url, entry in sorted(_record(bundle, "urls.json").items()) if entry.get("sha256")
+        entry["sha256"]: without_userinfo(url) for url, entry in sorted(read_record(bundle, "urls.json").items()) if entry.get("sha256")
     }
     by_path: dict[str, str] = {}
-    for lock in sorted(bundle.targets.glob("*/*/lock.json")):
-        content = read_json(lock, BundleError)
-        for package in [*content.get("packages", []), *content.get("build", [])]:
+    for _path, lock in read_locks(bundle):
+        for package in [*lock["packages"], *lock.get("build", [])]:
             url, commit, subdirectory = (package["source"].get(key) for key in ("url", "commit", "subdirectory"))
             if url:
                 pinned = f"git+{without_userinfo(url)}@{commit}" + (f"#subdirectory={subdirectory}" if subdirectory else "")
                 by_path[package["path"]] = pinned if commit else without_userinfo(url)
-    mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in _record(bundle, "repositories.json").items()}
-    unpacked = {f"{bundle.assets.name}/{dest}": without_userinfo(record["url"]) for dest, record in _record(bundle, "assets.json").items()}
+    mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in read_record(bundle, "repositories.json").items()}
+    unpacked = {
+        f"{bundle.assets.name}/{dest}": without_userinfo(record["url"]) for dest, record in read_record(bundle, "assets.json").items()
+    }
 
     def origin(path: str, digest: str | None) -> str | None:
         asset = next((unpacked[str(parent)] for parent in PurePosixPath(path).parents if str(parent) in unpacked), None)
@@ -359,16 +362,9 @@ def mirror_of(path: str) -> str | None:
     return None
 
 
-def _record(bundle: Bundle, name: str) -> dict[str, Any]:
-    try:
-        return dict(read_json(bundle.records / name, BundleError))
-    except FileNotFoundError:
-        return {}
-
-
 def _repositories(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of every mirror: where it comes from and which commit is frozen."""
-    records = _record(bundle, "repositories.json")
+    records = read_record(bundle, "repositories.json")
     found = {}
     for mirror, record in records.items():
         if (bundle.repos / mirror).is_dir():
@@ -406,7 +402,7 @@ def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Di
     """Return the two sides of a diff: the files that differ, a line each, with counts and bytes at the top."""
 
     def side(files: Mapping[str, Any], paths: Iterable[str]) -> str:
-        lines = [f"files: {len(files)}, {size_text(sum(map(_entry_bytes, files.values())))}"]
+        lines = [f"files: {len(files)}, {size_text(sum(map(entry_bytes, files.values())))}"]
         for path in sorted(paths):
             entry = files[path]
             lines.append(f"{path} -> {entry['link']}" if "link" in entry else f"{path} {entry['size']} sha256:{entry['sha256']}")
@@ -415,56 +411,6 @@ def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Di
     if not (changes.added or changes.removed or changes.modified):
         return "", ""
     return side(before, [*changes.removed, *changes.modified]), side(after, [*changes.added, *changes.modified])
-
-
-# -- trusting ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Whose bundles are accepted on this machine.
-
-    :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS.
-    :param accepted: where the last accepted serial is noted.
-    :param downgrade: whether one that is older than that is accepted.
-    """
-
-    signers: str
-    accepted: Path
-    downgrade: bool = False
-
-    def judge(self, bundle: Bundle, data: bytes) -> Signer:
-        """Return who signed the manifest that consists of these bytes.
-
-        :raises BundleError: nobody whom this machine trusts.
-        """
-        signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
-        return judge(data, signature, self.signers, str(bundle.manifest))
-
-    def check_serial(self, bundle: Bundle, serial: int, digest: str) -> None:
-        """:raises BundleError: it is older than the one accepted last, or another one of the same serial."""
-        if self.downgrade or not self.accepted.is_file():
-            return
-        last = read_json(self.accepted, BundleError)
-        kind = (
-            "is older than"
-            if serial < last["serial"]
-            else "is another than"
-            if serial == last["serial"] and digest != last["manifest"]
-            else ""
-        )
-        if kind:
-            raise BundleError(
-                f"The bundle {bundle.root}, serial {serial}, {kind} the one that was accepted here last, serial {last['serial']}. "
-                "Push the newest one, or set rlinf_allow_downgrade if you mean it."
-            )
-
-    def accept(self, serial: int, digest: str) -> None:
-        """Note a bundle that was verified."""
-        noted = {"serial": serial, "manifest": digest}
-        if not self.accepted.is_file() or read_json(self.accepted, BundleError) != noted:
-            self.accepted.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.accepted, noted)
 
 
 # -- verifying -----------------------------------------------------------------------------------------------------------------
@@ -533,7 +479,7 @@ def verify(
         serial=manifest["serial"],
         digest=digest,
         files=len(files),
-        bytes=sum(map(_entry_bytes, files.values())),
+        bytes=sum(map(entry_bytes, files.values())),
         hashed=len(to_hash),
         left_over=left_over,
         before=_stamp_text(known) if changed else "",
@@ -619,7 +565,7 @@ def prune(bundle: Bundle, *, check: bool = False) -> Outcome:
         serial=manifest["serial"],
         digest=manifest_digest(bundle),
         files=len(files),
-        bytes=sum(map(_entry_bytes, files.values())),
+        bytes=sum(map(entry_bytes, files.values())),
         difference=changes,
         left_over=left_over,
         before="".join(f"{path}\n" for path in sorted(changes.removed)),

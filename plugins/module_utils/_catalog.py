@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
+from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, RepositoryId, check_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
@@ -497,7 +498,7 @@ def _check_overlays(target: Target) -> None:
     for step in target.trace:
         place = f"target {target.name}: {step.label}"
         if step.kind == "overlay":
-            names = canonical(step.value), canonical(step.options["from"])
+            names = normalize(step.value), normalize(step.options["from"])
             if names[0] == names[1] or names[0] in overlaid:
                 raise CatalogError(
                     f"{place}: {step.value} {'is overlaid already' if names[0] in overlaid else 'cannot be overlaid by itself'}."
@@ -506,17 +507,12 @@ def _check_overlays(target: Target) -> None:
                 raise CatalogError(f"{place}: nothing is installed before it. Put it after the steps that bring {' and '.join(names)}.")
             overlaid |= dict.fromkeys(names, step.label)
         elif step.kind == "uninstall":
-            gone = [name for name in step.value if canonical(name) in overlaid]
+            gone = [name for name in step.value if normalize(name) in overlaid]
             if gone:
                 raise CatalogError(
-                    f"{place}: {gone[0]} is needed by {overlaid[canonical(gone[0])]}, an earlier step. Leave one of them out."
+                    f"{place}: {gone[0]} is needed by {overlaid[normalize(gone[0])]}, an earlier step. Leave one of them out."
                 )
         installed = installed or step.kind in INSTALLING
-
-
-def canonical(name: str) -> str:
-    """Return the name of a distribution as it is compared (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
@@ -597,7 +593,7 @@ def _build_on_node(value: Any, what: str) -> dict[str, dict[str, Any]]:
         if unknown:
             raise CatalogError(f"{place}: unknown key {', '.join(sorted(unknown))}. Known: needs, env.")
         needs = [_named(program, place) for program in _texts(item.get("needs"), f"{place}: needs")]
-        found[canonical(name)] = {"needs": needs, "env": _environment(item.get("env"), f"{place}: env")}
+        found[normalize(name)] = {"needs": needs, "env": _environment(item.get("env"), f"{place}: env")}
     return found
 
 

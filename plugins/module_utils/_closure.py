@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import lies_in, read_locks
 
 
 def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], release: str = "") -> list[str]:
@@ -26,9 +26,11 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
     """
     if not targets:
         return sorted(files)
-    own, others = _locks(bundle, targets)
+    locks = [(path.parent.name, lock) for path, lock in read_locks(bundle)]
+    own = [lock for target, lock in locks if target in targets]
+    others = [lock for target, lock in locks if target not in targets]
     for target in targets:
-        if not list(bundle.targets.glob(f"*/{target}/lock.json")):
+        if target not in dict(locks):
             raise BundleError(
                 f"The bundle {bundle.root} has no lock of target {target}. Run the playbook rlinf.offline.download with it in rlinf_targets."
             )
@@ -37,7 +39,7 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
         return sorted(files)
     needed, claimed = _closure(own), _closure(lock for lock in others if "closure" in lock)
     always = (f"{bundle.targets.name}/", f"{bundle.repos.name}/")
-    left_out = {path for path in files if _of(path, claimed) and not _of(path, needed) and not path.startswith(always)}
+    left_out = {path for path in files if lies_in(path, claimed) and not lies_in(path, needed) and not path.startswith(always)}
     pythons = {lock["python"] for lock in own}
     for path in files:
         parts = PurePosixPath(path).parts
@@ -48,20 +50,6 @@ def files_for(bundle: Bundle, files: Iterable[str], targets: Sequence[str], rele
     return sorted(set(files) - left_out)
 
 
-def _locks(bundle: Bundle, targets: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Return the locks of these targets, and those of others."""
-    own: list[Mapping[str, Any]] = []
-    others: list[Mapping[str, Any]] = []
-    for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        (own if path.parent.name in targets else others).append(read_json(path, BundleError))
-    return own, others
-
-
 def _closure(locks: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     # a directory is written with a slash at its end; an asset is one or the other, and the lock doesn't know which
     return frozenset(path.rstrip("/") for lock in locks for path in lock["closure"])
-
-
-def _of(path: str, closure: frozenset[str]) -> bool:
-    """Whether a file is in a closure, or below a directory of it."""
-    return path in closure or any(str(parent) in closure for parent in PurePosixPath(path).parents)

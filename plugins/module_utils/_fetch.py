@@ -596,8 +596,9 @@ class _Transfer:
         done = Fetched(part.digest.hexdigest(), part.size, seen.etag, seen.last_modified, self.received, seconds, changed=True)
         # first the record, then the name: what has its name is on record, even if this process is killed in between
         self.fetcher.remember(self.download.url, done)
-        rename(part.path, self.download.destination)
+        # what nobody needs any more goes before what everybody looks for is there: a later run finds the file, and looks no further
         remove(part.notes)
+        rename(part.path, self.download.destination)
         return done
 
     def _judge(self) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
@@ -47,10 +47,7 @@ def fleet(nodes: Mapping[str, Mapping[str, Any]], bundle: Bundle) -> dict[str, A
 def _locks(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
     """Return the locks of each target that a bundle holds, with their ``digest``."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        lock = read_json(path, BundleError)
-        if not isinstance(lock, dict) or not isinstance(lock.get("packages"), list):
-            raise BundleError(f"{path} is no lock of a target. Run the playbook rlinf.offline.download on the bastion.")
+    for path, lock in read_locks(bundle):
         found.setdefault(path.parent.name, []).append({**lock, "digest": sha256_file(path)})
     return found
 

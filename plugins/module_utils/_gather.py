@@ -313,6 +313,10 @@ class Builds:
         self.path = bundle.records / "builds.json"
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Any]] = read_json(self.path, LockError) if self.path.exists() else {}
+        if not isinstance(self._known, dict) or not all(map(_is_build, self._known.values())):
+            raise LockError(
+                f"{self.path} is damaged. Put back that of a copy of the bundle, or write {{}} into it to have everything built again."
+            )
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return path, sha256, size, version and build requirements of the wheel built from *key*, if it is still there as it was."""
@@ -329,6 +333,14 @@ class Builds:
             self._known[key] = dict(found)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, self._known)
+
+
+def _is_build(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("path", "sha256"))
+        and isinstance(value.get("size"), int)
+    )
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,9 @@ PROBLEMS = (
     ),
     _problem(
         "full",
-        r"no space left|disk quota",
-        "the disk is full. Make room and run again.",
+        # git says no reason where a ref cannot be written
+        r"no space left|disk quota|out of diskspace|couldn't write '",
+        "the disk is full, or it cannot be written. Make room and run again.",
     ),
     _problem(
         "refused",

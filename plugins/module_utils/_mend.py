@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import (
-    DOWNLOAD,
     Difference,
     Found,
     Outcome,
     differences,
+    entry_bytes,
     manifest_digest,
     mirror_of,
     read_manifest,
@@ -55,8 +55,7 @@ def mend(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = Fal
             else {path: [entry["size"], entry["mtime_ns"], entry["sha256"]] for path, entry in files.items() if "link" not in entry}
         )
         missing, damaged, read = differences(bundle, files, found, trusted, jobs)
-        if full:
-            _refuse_records(bundle, damaged)
+        _refuse_records(bundle, missing, damaged if full else ())
         out = sorted({*_files(damaged, full=full), *_mirrors(bundle, [*missing, *damaged], full=full)})
         if not check:
             for path in out:
@@ -68,7 +67,7 @@ def mend(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = Fal
         serial=manifest["serial"],
         digest=manifest_digest(bundle),
         files=len(files),
-        bytes=sum(int(entry.get("size", 0)) for entry in files.values()),
+        bytes=sum(map(entry_bytes, files.values())),
         difference=Difference(removed=sizes),
         hashed=len(read),
         left_over=left_over,
@@ -95,24 +94,34 @@ def _mirrors(bundle: Bundle, differing: Collection[str], *, full: bool) -> Itera
 
 
 def _whole(bundle: Bundle, mirror: str) -> bool:
-    """Return whether every object of a mirror is there and is what its name says: it may have moved on since it was sealed."""
+    """Return whether every object of a mirror is there and is what its name says: it may have moved on since it was sealed.
+
+    What a frozen commit is kept by says which it is; upstream's own refs are compared with upstream when the mirror is brought up to date.
+    """
     # who only looks whether anything has changed needs none of this
     from ansible_collections.rlinf.offline.plugins.module_utils._git import session
+    from ansible_collections.rlinf.offline.plugins.module_utils._mirror import FROZEN
 
     with session() as git:
         store = git.at(git_dir=bundle.repos / mirror)
-        return store.run(["fsck", "--full", "--no-dangling", "--no-progress"], about=f"mirror {mirror}", check=False).status == 0
+        if store.run(["fsck", "--full", "--no-dangling", "--no-progress"], about=f"mirror {mirror}", check=False).status:
+            return False
+        listed = store.read("for-each-ref", "--format=%(objectname) %(refname)", about=f"mirror {mirror}")
+    refs = [line.split(" ", 1) for line in listed.splitlines()]
+    kept = [(commit, ref) for commit, ref in refs if not ref.startswith(("refs/heads/", "refs/tags/"))]
+    return all(ref == f"{FROZEN}{commit}" for commit, ref in kept if len(ref.rpartition("/")[2]) == len(commit))
 
 
-def _refuse_records(bundle: Bundle, damaged: Collection[str]) -> None:
+def _refuse_records(bundle: Bundle, missing: Collection[str], damaged: Collection[str]) -> None:
     # the bill of materials is made out of the rest
     made_anew = str(bundle.sbom.relative_to(bundle.root))
-    records = sorted(path for path in damaged if path.startswith(f"{bundle.records.name}/") and path != made_anew)
+    records = sorted(path for path in {*missing, *damaged} if path.startswith(f"{bundle.records.name}/") and path != made_anew)
     if records:
         raise BundleError(
-            f"{', '.join(records)} of the bundle {bundle.root} {'is' if len(records) == 1 else 'are'} not what was sealed, and cannot be had "
-            "again: it says what upstream first served. On a node, remove it and run the playbook rlinf.offline.push. On the bastion, put back "
-            f"that of a copy of the bundle (a node has one), or remove it to trust what upstream serves now. {DOWNLOAD} afterwards.",
+            f"{', '.join(records)} of the bundle {bundle.root} {'is' if len(records) == 1 else 'are'} not what was sealed, or not there, and "
+            "cannot be had again: it says what upstream first served. On a node, remove it and run the playbook rlinf.offline.push. On the "
+            "bastion, put back that of a copy of the bundle (a node has one). To trust what upstream serves now instead, write {} into it and run "
+            "rlinf.offline.download without rlinf_scrub.",
             damaged={"count": len(records), "first": records},
         )
 

@@ -11,11 +11,10 @@ import shlex
 import stat
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -155,12 +154,13 @@ def explain(status: int, said: str, destination: str) -> str:
     return f"{cause}\nrsync ended with status {status}" + (f":\n{said}" if said else ".")
 
 
-def files_to_push(bundle: Bundle, targets: Sequence[str], release: str = "") -> list[str]:
+def files_to_push(bundle: Bundle, files: Iterable[str], targets: Sequence[str], release: str = "") -> list[str]:
     """Return the files that a host with these targets gets, without the manifest, as :func:`._closure.files_for` says.
 
-    :raises BundleError: there is no sealed bundle, a target has no lock in it, or a file of it is missing.
+    :param files: those of the manifest.
+    :raises BundleError: a target has no lock in the bundle, or a file of it is missing.
     """
-    names = files_for(bundle, read_manifest(bundle)["files"], targets, release)
+    names = files_for(bundle, files, targets, release)
     missing = [name for name in names if not os.path.lexists(bundle.root / name)]
     if missing:
         raise BundleError(
@@ -169,17 +169,20 @@ def files_to_push(bundle: Bundle, targets: Sequence[str], release: str = "") -> 
     return names
 
 
-def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool) -> str:
+def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool, pythons: bool) -> str:
     """Return a shell script for the node that says what is at *destination*, one finding a line.
 
     ``shared``: the nonce file of the bastion is there, too. ``sealed``: it has a manifest. ``no-rsync``: there is none.
     ``python <version> <path>``: an interpreter. ``file <bytes> <seconds> <name>``: every file and link in the bundle's folders.
+
+    :param make: have the directory there.
+    :param pythons: look for interpreters, too.
     """
     folders = " ".join(shlex.quote(folder.name) for folder in bundle.folders)
     place = shlex.quote(str(destination))
     lines = [
         "command -v rsync >/dev/null 2>&1 || echo no-rsync",
-        f'for name in {_PYTHONS}; do "$name" -c {shlex.quote(_PYTHON_SAYS)} 2>/dev/null && break; done',
+        *([f'for name in {_PYTHONS}; do "$name" -c {shlex.quote(_PYTHON_SAYS)} 2>/dev/null; done'] if pythons else []),
         f"mkdir -p {place} || exit 1" if make else f"test -d {place} || exit 0",
         f"cd {place} || exit 1",
         f"if test -e .cache/{shlex.quote(nonce)}; then echo shared; exit 0; fi",

@@ -14,7 +14,6 @@ import email
 import re
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,11 +21,14 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
+from ansible_collections.rlinf.offline.plugins.module_utils._archive import DAMAGED
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, read_manifest, scan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
+from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import lies_in, read_locks, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, without_userinfo
 
 NAME = "rlinf.offline"
@@ -64,7 +66,7 @@ def bill_of(bundle: Bundle) -> Bill:
     for path in listed.keys() & found.keys():
         if path.endswith(".whl") and (licenses := licenses_of(bundle.root / path)):
             listed[path]["licenses"] = licenses
-    claimed = {ref: sorted(path for path in listed if _within(path, closure)) for ref, (_component, closure) in targets.items()}
+    claimed = {ref: sorted(path for path in listed if lies_in(path, closure)) for ref, (_component, closure) in targets.items()}
     unclaimed = listed.keys() - {path for paths in claimed.values() for path in paths}
     body: dict[str, Any] = {
         "bomFormat": "CycloneDX",
@@ -84,10 +86,6 @@ def bill_of(bundle: Bundle) -> Bill:
     return Bill(json_bytes({**body, "serialNumber": f"urn:uuid:{serial}"}), len(body["components"]))
 
 
-def _within(path: str, closure: frozenset[str]) -> bool:
-    return path in closure or any(str(parent) in closure for parent in PurePosixPath(path).parents)
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """:raises BundleError: what is read of this record lacks something, or is something else."""
@@ -100,23 +98,11 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _record(bundle: Bundle, name: str) -> Any:
-    try:
-        return read_json(bundle.records / name, BundleError)
-    except FileNotFoundError:
-        return {}
-
-
 def _seen(bundle: Bundle) -> dict[str, str]:
     """Return by their digests the URLs that files were downloaded from."""
-    urls = _record(bundle, "urls.json")
+    urls = read_record(bundle, "urls.json")
     with _reading(bundle.records / "urls.json"):
         return {record["sha256"]: url for url, record in sorted(urls.items())}
-
-
-def _locks(bundle: Bundle) -> Iterator[tuple[Path, Any]]:
-    for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        yield path, read_json(path, BundleError)
 
 
 # -- components ----------------------------------------------------------------------------------------------------------------
@@ -168,11 +154,6 @@ def purl(kind: str, name: str, version: str | None = None, *, namespace: str = "
     return text + (f"?{'&'.join(asked)}" if asked else "") + (f"#{subpath}" if subpath else "")
 
 
-def _python_name(name: str) -> str:
-    """Return a normalized name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def _commit_purl(url: str, commit: str, subdirectory: str | None = None) -> str:
     """Return the package URL of a repository at a commit."""
     repository = RepositoryId.parse(url)
@@ -198,7 +179,7 @@ def _repositories(bundle: Bundle) -> Iterator[Component]:
 def _targets(bundle: Bundle) -> dict[str, tuple[Component, frozenset[str]]]:
     """Return each target as a component with what it needs of the bundle."""
     found = {}
-    for path, lock in _locks(bundle):
+    for path, lock in read_locks(bundle):
         with _reading(path):
             project = lock["project"]
             ref = str(path.parent.relative_to(bundle.root))
@@ -216,7 +197,7 @@ def _targets(bundle: Bundle) -> dict[str, tuple[Component, frozenset[str]]]:
 
 
 def _packages(bundle: Bundle, seen: Mapping[str, str]) -> Iterator[Component]:
-    for path, lock in _locks(bundle):
+    for path, lock in read_locks(bundle):
         with _reading(path):
             for package in (*lock["packages"], *lock["build"]):
                 yield _package(package, seen)
@@ -225,7 +206,7 @@ def _packages(bundle: Bundle, seen: Mapping[str, str]) -> Iterator[Component]:
 def _package(package: Mapping[str, Any], seen: Mapping[str, str]) -> Component:
     """Return one file of a lock as a component, with what it is or was built from."""
     name, version, kind, source = (package[key] for key in ("name", "version", "kind", "source"))
-    more: dict[str, Any] = {"purl": purl("pypi", _python_name(name), version)}
+    more: dict[str, Any] = {"purl": purl("pypi", normalize(name), version)}
     if kind == "git":
         more["purl"] = _commit_purl(source["url"], source["commit"], source["subdirectory"])
         more["externalReferences"] = _reference("vcs", source["url"], comment=f"commit {source['commit']}")
@@ -235,7 +216,7 @@ def _package(package: Mapping[str, Any], seen: Mapping[str, str]) -> Component:
         more["pedigree"] = {"ancestors": [original], "notes": notes}
     elif kind == "wheel":
         url = seen.get(package["sha256"])
-        more["purl"] = _file_purl(_python_name(name), version, url, package["sha256"])
+        more["purl"] = _file_purl(normalize(name), version, url, package["sha256"])
         more["externalReferences"] = _reference("distribution", url, sha256=package["sha256"])
     else:
         # an sdist is there itself where nodes build it, or was built
@@ -251,7 +232,7 @@ def _file_purl(name: str, version: str | None, url: str | None, sha256: str) -> 
 
 def _tools(bundle: Bundle) -> Iterator[Component]:
     for kit, folder in KITS.items():
-        record = _record(bundle, f"{kit}.json")
+        record = read_record(bundle, f"{kit}.json")
         with _reading(bundle.records / f"{kit}.json"):
             for wheel in (wheel for wheels in record.get("wheels", {}).values() for wheel in wheels):
                 yield _component(
@@ -259,7 +240,7 @@ def _tools(bundle: Bundle) -> Iterator[Component]:
                     wheel["name"],
                     wheel["version"],
                     sha256=wheel["sha256"],
-                    purl=purl("pypi", _python_name(wheel["name"]), wheel["version"]),
+                    purl=purl("pypi", normalize(wheel["name"]), wheel["version"]),
                     externalReferences=_reference("distribution", wheel["url"], sha256=wheel["sha256"]),
                     properties={"kind": kit},
                 )
@@ -285,7 +266,7 @@ def _system_packages(bundle: Bundle) -> Iterator[Component]:
 
 def _unpacked(bundle: Bundle) -> Iterator[Component]:
     """Yield the assets that were archives: their digest is the archive's, which the bundle does not hold any more."""
-    assets = _record(bundle, "assets.json")
+    assets = read_record(bundle, "assets.json")
     with _reading(bundle.records / "assets.json"):
         for dest, record in sorted(assets.items()):
             yield _component(
@@ -302,7 +283,7 @@ def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Co
     manifest: Mapping[str, Any] = read_manifest(bundle)["files"] if bundle.manifest.exists() else {}
     known = frozenset(listed)
     for path, file in sorted(found.items()):
-        if not _CARRIED.match(path) or file.link is not None or _within(path, known):
+        if not _CARRIED.match(path) or file.link is not None or lies_in(path, known):
             continue
         sealed = manifest.get(path, {})
         same = (sealed.get("size"), sealed.get("mtime_ns")) == file.stat
@@ -317,7 +298,7 @@ def _file(path: str, sha256: str, url: str | None) -> Component:
     properties = {"kind": "file"}
     if filename.endswith(".whl"):
         kind, (name, version) = "library", filename.split("-")[:2]
-        name, properties["kind"] = _python_name(name), "wheel"
+        name, properties["kind"] = normalize(name), "wheel"
     elif top == "interpreters":
         kind, name, version = "platform", "cpython", PurePosixPath(path).parts[1]
         properties = {"kind": "interpreter", "machine": PurePosixPath(path).parts[2]}
@@ -348,7 +329,7 @@ def licenses_of(wheel: Path) -> Sequence[Mapping[str, Any]]:
         with zipfile.ZipFile(wheel) as archive:
             name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
             metadata = email.message_from_bytes(archive.read(name).partition(b"\n\n")[0])
-    except (zipfile.BadZipFile, zlib.error, StopIteration, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+    except (*DAMAGED, StopIteration, OSError):
         return ()
     if expression := str(metadata.get("License-Expression", "")).strip():
         return ({"expression": expression, "acknowledgement": "declared"},)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import Completed, run
 
 NAMESPACE = "rlinf.offline"
@@ -96,6 +98,53 @@ def judge(data: bytes, signature: bytes | None, signers: str, what: str) -> Sign
     if maker is None:
         raise BundleError(f"{what} is not what was signed: it or its signature was changed or damaged. {remedy}")
     raise BundleError(f"{what} is signed by the key {maker}, which none of the trusted signers has, or no longer. {remedy}")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose bundles are accepted on this machine.
+
+    :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS.
+    :param accepted: where the last accepted serial is noted.
+    :param downgrade: whether one that is older than that is accepted.
+    """
+
+    signers: str
+    accepted: Path
+    downgrade: bool = False
+
+    def judge(self, bundle: Bundle, data: bytes) -> Signer:
+        """Return who signed the manifest that consists of these bytes.
+
+        :raises BundleError: nobody whom this machine trusts.
+        """
+        signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
+        return judge(data, signature, self.signers, str(bundle.manifest))
+
+    def check_serial(self, bundle: Bundle, serial: int, digest: str) -> None:
+        """:raises BundleError: it is older than the one accepted last, or another one of the same serial."""
+        if self.downgrade or not self.accepted.is_file():
+            return
+        last = read_json(self.accepted, BundleError)
+        kind = (
+            "is older than"
+            if serial < last["serial"]
+            else "is another than"
+            if serial == last["serial"] and digest != last["manifest"]
+            else ""
+        )
+        if kind:
+            raise BundleError(
+                f"The bundle {bundle.root}, serial {serial}, {kind} the one that was accepted here last, serial {last['serial']}. "
+                "Push the newest one, or set rlinf_allow_downgrade if you mean it."
+            )
+
+    def accept(self, serial: int, digest: str) -> None:
+        """Note a bundle that was verified."""
+        noted = {"serial": serial, "manifest": digest}
+        if not self.accepted.is_file() or read_json(self.accepted, BundleError) != noted:
+            self.accepted.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.accepted, noted)
 
 
 def _keygen(arguments: Sequence[str | Path], what: str, stdin: Path | None = None) -> Completed:

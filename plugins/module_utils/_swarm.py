@@ -30,6 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import environment
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 
 NEIGHBOURS = 8
@@ -51,12 +52,9 @@ _BOOTSTRAP = (
 
 def swarm_wheels(bundle: Bundle) -> dict[str, str]:
     """Return libtorrent's wheels in a bundle, relative to it, by the version of Python that each is for."""
-    try:
-        record = read_json(bundle.records / "swarm.json", BundleError)
-    except FileNotFoundError:
-        return {}
+    wheels_of = read_record(bundle, "swarm.json").get("wheels", {})
     folder = bundle.swarm_tools.relative_to(bundle.root)
-    return {python: f"{folder}/{wheel['filename']}" for python, wheels in record["wheels"].items() for wheel in wheels}
+    return {python: f"{folder}/{wheel['filename']}" for python, wheels in wheels_of.items() for wheel in wheels}
 
 
 def keep_names(bundle: Bundle, names: Iterable[str]) -> str:
@@ -235,7 +233,6 @@ class Swarm:
     :param python: an interpreter of the bastion that one of them is for.
     :param bandwidth: bytes a second that the bastion sends at most; 0 is without limit.
     :param node_bandwidth: the same of each node.
-    :param settings: further settings of libtorrent.
     """
 
     bundle: Bundle
@@ -243,7 +240,6 @@ class Swarm:
     python: str
     bandwidth: int = 0
     node_bandwidth: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def push(self, nodes: Mapping[str, Reach]) -> Outcome:
         """Bring every node what it lacks.
@@ -254,7 +250,7 @@ class Swarm:
         found = {name: _stat(self.bundle.root / name) for name in names}
         # an empty file has no piece that could be given
         files = {name: (size, mtime, mode) for name, (size, mtime, mode) in found.items() if size}
-        shared = {"torrent": self._torrent(list(files)), "settings": dict(self.settings), "bandwidth": self.node_bandwidth}
+        shared = {"torrent": self._torrent(list(files)), "bandwidth": self.node_bandwidth}
         told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         peers: dict[str, _Running] = {}
         try:

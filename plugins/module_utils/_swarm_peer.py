@@ -101,7 +101,7 @@ class Peer:
 
     :param job: ``torrent`` (base64), ``files`` {name: [bytes, modification time in ns, mode]}, ``folder`` where what arrives lies, ``destination``
         the bundle that it is linked into (none: this is the bastion's, which has everything in ``folder``), ``listen`` (address:port, or empty),
-        ``bandwidth`` (bytes a second that it sends at most; 0: without limit), ``settings`` of libtorrent.
+        ``bandwidth`` (bytes a second that it sends at most; 0: without limit).
     """
 
     def __init__(self, library: Any, job: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ class Peer:
         self.pieces = int(info.num_pieces())
         layout = info.layout()
         self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
-        self.lacking = [name in self.files and self._lacks(name) for name in self.names]
+        self.lacking = [self.destination is not None and name in self.files for name in self.names]
         self.session = library.session(self._settings(job))
         self.handle = self._add(info)
 
@@ -131,19 +131,7 @@ class Peer:
             "min_reconnect_time": 2,
             "max_failcount": 30,
             "user_agent": "rlinf.offline",
-            **job["settings"],
         }
-
-    def _lacks(self, name: str) -> bool:
-        """Whether a file is not in the bundle here, by size and time, as rsync judges."""
-        if self.destination is None:
-            return False
-        size, mtime, _mode = self.files[name]
-        try:
-            found = (self.destination / name).lstat()
-        except OSError:
-            return True
-        return (found.st_size, found.st_mtime_ns // 10**9) != (size, mtime // 10**9)
 
     def _add(self, info: Any) -> Any:
         flags = self.library.torrent_flags
@@ -210,7 +198,7 @@ class Peer:
         count = 0
         for number, name in enumerate(self.names):
             if self.lacking[number] and done[number] == self.files[name][0]:
-                place(self.folder / ROOT / name, self.destination / name, *self.files[name])
+                place(self.folder / ROOT / name, self.destination / name, *self.files[name][1:])
                 count += 1
         return count
 
@@ -229,16 +217,15 @@ class Peer:
         self.session.pause()
 
 
-def place(source: Path, path: Path, size: int, mtime: int, mode: int) -> None:
+def place(source: Path, path: Path, mtime: int, mode: int) -> None:
     """Give *path* the content of *source*, at once and for good; both names lead to it afterwards, where the file system can do that.
 
     :param mtime: nanoseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    source.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
-    descriptor = os.open(source, os.O_RDWR | (0 if size else os.O_CREAT))
+    descriptor = os.open(source, os.O_RDWR)
     try:
         os.fchmod(descriptor, mode)
         os.utime(descriptor, ns=(mtime, mtime))

@@ -29,6 +29,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     sha256_file,
     write_json,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._runtime import REQUIREMENTS
@@ -197,7 +198,7 @@ def unique(tools: Mapping[str, Iterable[Tool]]) -> list[Tool]:
 
 def _key(requirement: str) -> str:
     """Return the normalized name at the beginning of a requirement (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[\s=<>!~;\[@]", requirement, maxsplit=1)[0]).lower()
+    return normalize(re.split(r"[\s=<>!~;\[@]", requirement, maxsplit=1)[0])
 
 
 def _tool(package: Mapping[str, Any], tags: list[Any], allowed: frozenset[str]) -> Tool:

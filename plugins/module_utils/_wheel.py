@@ -8,11 +8,8 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import lzma
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -31,18 +28,7 @@ _RECORD = re.compile(r"[^/]+\.dist-info/RECORD\Z")
 _DIGESTS = frozenset({"sha256", "sha384", "sha512"})
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA\Z")
 _PLATFORM = re.compile(r"(?P<machine>x86_64|aarch64)-manylinux_2_(?P<minor>\d+)\Z")
-# what the readers raise for damage; ValueError is also what is no UTF-8
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    csv.Error,
-    struct.error,
-)
+_DAMAGED = (*_archive.DAMAGED, csv.Error)
 # PEP 600: the names that older installers gave to these glibc versions
 _ALIASES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _OLDEST = {"x86_64": 5, "aarch64": 17}

@@ -157,11 +157,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, Trust, prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},

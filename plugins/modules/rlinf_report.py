@@ -32,7 +32,8 @@ options:
     required: true
   nodes:
     description:
-      - By host the targets C(wanted), and RV(rlinf.offline.rlinf_report_info#module:node) as C(node), or a C(problem) if it didn't answer.
+      - By host the targets C(wanted), and as C(node) what M(rlinf.offline.rlinf_node_info) and M(rlinf.offline.rlinf_report_info) say of it,
+        or a C(problem) if it didn't answer.
     type: dict
     required: true
 """

@@ -27,6 +27,8 @@ _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 _MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
 # says what the files' times are
 _VERIFIED = re.compile(r"(^|/)state/bundle\.json\Z")
+# names the manifest, which says when it was made
+_ACCEPTED = re.compile(r"(^|/)state/accepted\.json\Z")
 # says when it was made, and of which files, by their times; an environment without one is under construction
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
 _BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/")
@@ -112,6 +114,8 @@ def _said(path: Path, key: str) -> str | None:
                 for name in ("format", "serial", "files")
             }
         )
+    if _ACCEPTED.search(key):
+        return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "manifest": None})
     if _STAMP.search(key):
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "fingerprints": None, "created": None}, sort_keys=True)
     return None

@@ -128,3 +128,26 @@ def test_what_was_never_sealed_is_left_alone(bundle: Bundle, run_module: Run, tm
     bundle.manifest.unlink()
     assert not mended(bundle, run_module)["changed"]
     assert not run_module("rlinf_bundle", {"bundle_dir": str(tmp_path / "none"), "state": "mended"})["changed"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_lost_record_is_refused(bundle: Bundle, run_module: Run, full: bool) -> None:
+    """A new one would hold only what is downloaded from now on, and take whatever upstream serves."""
+    (bundle.root / RECORD).unlink()
+    with pytest.raises(ModuleFailed, match=r"records/urls.json of the bundle .* not there"):
+        run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "mended", "full": full})
+    (bundle.root / RECORD).write_text("{}", encoding="utf-8")
+    assert not mended(bundle, run_module)["changed"]
+
+
+def test_a_frozen_commit_under_another_name_is_damage(bundle: Bundle, run_module: Run) -> None:
+    """git finds nothing wrong with it, and upstream knows nothing of it."""
+    mirror = bundle.root / MIRROR
+    commit = subprocess.run(["git", "rev-parse", "main"], cwd=mirror, check=True, capture_output=True, text=True).stdout.strip()
+    git("update-ref", f"refs/rlinf/frozen/{commit}", commit, cwd=mirror)
+    git("pack-refs", "--all", "--prune", cwd=mirror)
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"})
+    assert not mended(bundle, run_module)["changed"]
+    refs = mirror / "packed-refs"
+    refs.write_text(refs.read_text(encoding="utf-8").replace("refs/rlinf/frozen", "refs/rlinf/fsozen"), encoding="utf-8")
+    assert mended(bundle, run_module)["changes"]["removed"]["first"] == [MIRROR]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Trust
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 from tests.support.kills import kill_points, killed_at
 from tests.unit.conftest import ModuleFailed
 

@@ -90,7 +90,7 @@ def test_placing_is_one_step_and_may_be_done_again(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
     for _again in range(2):
-        _swarm_peer.place(source, path, 3, 1_500_000_000_123_456_789, 0o640)
+        _swarm_peer.place(source, path, 1_500_000_000_123_456_789, 0o640)
         assert path.read_bytes() == b"new" and path.stat().st_mtime_ns == 1_500_000_000_123_456_789 and path.stat().st_mode & 0o777 == 0o640
         assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
