@@ -179,7 +179,7 @@ def parse_json(data: bytes, path: Path, error: type[OfflineError] = OfflineError
     """Return what the content of a JSON file says, as :func:`read_json` does."""
     try:
         return json.loads(data)
-    except ValueError as exception:
+    except (ValueError, RecursionError) as exception:  # the latter: a thousand brackets
         raise error(f"{path} is damaged ({exception}). Remove it and run again.") from None
 
 

@@ -127,7 +127,7 @@ class Journal:
         :raises PatchError: one is damaged.
         """
         files = sorted((state_dir / "journals").glob("*/journal.json"))
-        return [cls(state_dir, Path(_known(file)["project"])) for file in files]
+        return [cls(state_dir, _project(file)) for file in files]
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -147,12 +147,15 @@ class Journal:
             data = _known(self.file)
         except FileNotFoundError:
             return State()
-        return State(
-            bundle_url=data["bundle_url"],
-            files=tuple(_entry(item) for item in data["files"]),
-            used=tuple(Path(path) for path in data["used"]),
-            excludes=tuple(_entry(item) for item in data["excludes"]),
-        )
+        try:
+            return State(
+                bundle_url=_text(data["bundle_url"]),
+                files=tuple(_entry(item) for item in data["files"]),
+                used=tuple(_path(path) for path in data["used"]),
+                excludes=tuple(_entry(item) for item in data["excludes"]),
+            )
+        except (KeyError, TypeError, ValueError) as exception:
+            raise _damaged(self.file, exception) from None
 
     def originals(self) -> dict[Path, bytes | None]:
         """Return what the files that are patched held before; None for one that was not there."""
@@ -372,8 +375,42 @@ def _known(file: Path) -> dict[str, Any]:
     return data
 
 
+def _project(file: Path) -> Path:
+    try:
+        return _path(_known(file)["project"])
+    except (KeyError, ValueError) as exception:
+        raise _damaged(file, exception) from None
+
+
+def _damaged(file: Path, exception: Exception) -> PatchError:
+    return PatchError(
+        f"{file} is damaged ({type(exception).__name__}: {exception}). The originals lie beside it and as *.backup in the project: put "
+        "them back by hand, then remove its folder."
+    )
+
+
+def _text(text: Any) -> str:
+    """:raises ValueError: it is none."""
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    return text
+
+
+def _path(text: Any) -> Path:
+    """:raises ValueError: it is no absolute path."""
+    if b"\0" in os.fsencode(_text(text)) or not text.startswith("/"):
+        raise ValueError(f"{text!r} is no absolute path")
+    return Path(text)
+
+
 def _entry(data: dict[str, Any]) -> Entry:
-    return Entry(**{**data, "path": Path(data["path"])})
+    """:raises ValueError: a value is of another kind than it must be; KeyError and TypeError likewise."""
+    entry = Entry(**{**data, "path": _path(data["path"])})
+    numbers = (entry.mode, entry.mtime_ns, entry.uid, entry.gid)
+    texts = (entry.original or "", entry.patched or "", entry.kind)
+    if any(type(number) is not int for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{data!r} describes no file")
+    return entry
 
 
 def _sha256(content: bytes | None) -> str | None:

@@ -25,8 +25,11 @@ from ansible_collections.rlinf.offline.plugins.module_utils import _apt_resolve,
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Records
+from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 from ansible_collections.rlinf.offline.plugins.module_utils._submodules import resolve_relative
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey, surveyed_releases, surveyed_states
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import (
@@ -281,3 +284,58 @@ def test_a_wheel(bundle: Bundle, record: str, data: st.DataObject) -> None:
     place.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
     answers(lambda: _wheel.check_record(place, content=True))
     answers(lambda: _wheel.check_whole(place, place.name))
+
+
+ACCEPTED = {"serial": 3, "manifest": "0" * 64}
+
+
+@trials
+@given(as_json(ACCEPTED))
+@example(b"null")
+@example(b"{}")
+@example(b'{"serial": "3", "manifest": null}')
+@example(b"[" * 100_000)
+def test_what_was_accepted_last(bundle: Bundle, content: bytes) -> None:
+    trust = Trust("", bundle.records / "accepted.json")
+    trust.accepted.write_bytes(content)
+    answers(lambda: trust.check_serial(bundle, 4, "0" * 64))
+
+
+PATCHED = {
+    "path": "/project/requirements.txt",
+    "kind": "requirements",
+    "mode": 0o644,
+    "mtime_ns": 1,
+    "uid": 0,
+    "gid": 0,
+    "original": "0" * 64,
+    "patched": "1" * 64,
+}
+JOURNAL = {"format": 1, "project": "/project", "bundle_url": "file:///b", "files": [PATCHED], "used": ["/project/a"], "excludes": [PATCHED]}
+
+
+@trials
+@given(as_json(JOURNAL))
+@example(b'{"format": 1}')
+@example(json.dumps({**JOURNAL, "files": [{**PATCHED, "mode": "x"}]}).encode())
+@example(json.dumps({**JOURNAL, "project": None}).encode())
+@example(json.dumps({**JOURNAL, "used": ["a\0"]}).encode())
+def test_a_journal(bundle: Bundle, content: bytes) -> None:
+    journal = Journal(bundle.root, Path("/project"))
+    journal.folder.mkdir(parents=True, exist_ok=True)
+    journal.file.write_bytes(content)
+    answers(journal.read)
+    answers(lambda: Journal.every(bundle.root))
+
+
+LOCK = {"format": 1, "target": "t", "packages": [{"name": "a", "path": "wheelhouse/a"}], "closure": ["wheelhouse/a"]}
+
+
+@trials
+@given(as_json(LOCK))
+@example(b"[" * 100_000)
+def test_locks_of_a_bundle(bundle: Bundle, content: bytes) -> None:
+    place = bundle.targets / "commit" / "target" / "lock.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    answers(lambda: list(read_locks(bundle)))
