@@ -16,10 +16,10 @@ import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
+from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
 
 SIZES = (40_000_000, 9_000_000, 3_000_000, 70_000, 1_000, 0)
-PATHS = f"cd {PREFIX}/bundle && find . -path ./.cache -prune -o -type f -print | sort"
+PATHS = f"cd {PREFIX}/bundle && find . '(' -path ./.cache -o -path ./.lock ')' -prune -o -type f -print | sort"
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,36 @@ def test_of_nodes_that_share_a_directory_one_writes_and_if_it_dies_another(
         assert fleet.sent() - first < 1.3 * manifest_bytes(bundle), said
         again = play("push", names, "--limit", "node2,node3")
         assert again.status == 0 and set(again.changed.values()) == {0}, again.output
+
+
+def carry(fleet: Fleet, host: str, place: Path) -> None:
+    """Put a stick into a host: what lies at *place* here lies in /srv/media there."""
+    packed = subprocess.run(["tar", "-c", "-C", place, "."], check=True, capture_output=True).stdout
+    into = [HOSTS, "ssh", fleet.state, host, "mkdir -p /srv/media && tar -x -C /srv/media"]
+    subprocess.run(into, input=packed, check=True, capture_output=True)
+
+
+def test_a_bundle_carried_on_media(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+    """Written by the bastion to two sticks, read by each node where they are mounted; one node lacks the second at first."""
+    names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, rlinf_push_engine="media", rlinf_media_dir=["/srv/media"]))
+    for volume in (1, 2):
+        said = {"rlinf_media_dir": [str(tmp_path / str(volume))], "rlinf_media_volume_size": "30 MB", "rlinf_media_volumes": [volume]}
+        for changed in (1, 0):
+            ran = play("media", names, "-e", json.dumps(said))
+            assert ran.status == 0 and ran.changed == {"bastion": changed}, ran.output
+    for host in fleet.addresses:
+        carry(fleet, host, tmp_path / "1")
+        if host != "node1":
+            carry(fleet, host, tmp_path / "2")
+    ran = play("push", names)
+    assert ran.failed == {"node1": True, "node2": False, "node3": False}, ran.output
+    assert "Of 2 volumes 2 is still to be read" in " ".join(ran.output.split())
+    assert "bundle.json" not in fleet.shell("node1", f"ls {PREFIX}/bundle").split()
+    carry(fleet, "node1", tmp_path / "2")
+    ran = play("push", names)
+    assert ran.status == 0, ran.output
+    has_all(fleet, bundle)
+    again = play("push", names)
+    assert again.status == 0 and set(again.changed.values()) == {0}, again.output
+    for host in fleet.addresses:
+        fleet.shell(host, "rm -rf /srv/media")

@@ -123,6 +123,7 @@ class World:
                 {"repository": "LIBERO", "package": "libero", "subdirectory": None},
             ],
             "closure": [],
+            "packages": [],
         }
         folder = self.bundle.target(self.commits["RLinf"], "openvla")
         write(folder / "lock.json", json_bytes(lock))

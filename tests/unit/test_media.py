@@ -1,0 +1,198 @@
+# Copyright (c) The rlinf.offline authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A bundle on removable media, written and read back by the module's real main()."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.rlinf.offline.plugins.module_utils import _media
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from tests.unit.conftest import ModuleFailed
+
+Run = Callable[..., dict[str, Any]]
+Hash = Callable[..., dict[str, tuple[str, ...]]]
+
+LARGE = "wheelhouse/index/torch-2.6.0-cp311-cp311-linux_x86_64.whl"
+LINK = "assets/.sapien/link"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, run_module: Run) -> Bundle:
+    """A sealed bundle of 7 MB: a file larger than a volume, small ones, an empty one, a program and a link."""
+    chance = random.Random(1)
+    files = {
+        LARGE: chance.randbytes(5_000_000),
+        "wheels/apex-0.1-py3-none-any.whl": chance.randbytes(1_500_000),
+        "assets/.sapien/physx.so": b"so" * 1000,
+        "repos/github.com/RLinf/RLinf.git/refs/.keep": b"",
+    }
+    for name, content in files.items():
+        path = tmp_path / "bundle" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    os.chmod(tmp_path / "bundle" / "assets/.sapien/physx.so", 0o755)
+    (tmp_path / "bundle" / LINK).symlink_to("physx.so")
+    run_module("rlinf_bundle", {"bundle_dir": str(tmp_path / "bundle"), "state": "sealed"})
+    return Bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def media(tmp_path: Path, bundle: Bundle, run_module: Run) -> Path:
+    """Its volumes, of 3 MB."""
+    run_module("rlinf_media", writing(bundle, tmp_path / "media"))
+    return tmp_path / "media"
+
+
+def writing(bundle: Bundle, place: Path, **more: Any) -> dict[str, Any]:
+    return {"bundle_dir": str(bundle.root), "state": "written", "path": [str(place)], "volume_size": "3MB", **more}
+
+
+def reading(place: Path, *sources: Path) -> dict[str, Any]:
+    return {"bundle_dir": str(place), "state": "read", "path": [str(source) for source in sources]}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_read_is_what_was_written(bundle: Bundle, media: Path, tmp_path: Path, run_module: Run, tree_hash: Hash) -> None:
+    copy = tmp_path / "copy"
+    args = reading(copy, media)
+    assert run_module("rlinf_media", args, check=True, diff=True)["done"] == [1, 2, 3]
+    assert not copy.exists()
+    done = run_module("rlinf_media", args, diff=True)
+    assert done["changed"] and done["done"] == [1, 2, 3]
+    verified = run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+    assert verified["files"] == 5
+    shutil.rmtree(copy / ".cache")
+    (copy / ".lock").unlink()
+    (bundle.root / ".lock").unlink()
+    assert tree_hash(copy, mtimes=False) == tree_hash(bundle.root, mtimes=False)
+    before = tree_hash(copy, mtimes=True)
+    assert not run_module("rlinf_media", args, check=True)["changed"]
+    assert not run_module("rlinf_media", args)["changed"]
+    (copy / ".lock").unlink()
+    assert tree_hash(copy, mtimes=True) == before
+
+
+def test_a_volume_that_is_there_is_not_written_again(bundle: Bundle, tmp_path: Path, run_module: Run, tree_hash: Hash) -> None:
+    place = tmp_path / "media"
+    args = writing(bundle, place)
+    assert run_module("rlinf_media", args, check=True)["done"] == [1, 2, 3] and not place.exists()
+    assert run_module("rlinf_media", args)["done"] == [1, 2, 3]
+    before = tree_hash(place, mtimes=True)
+    assert not run_module("rlinf_media", args, check=True)["changed"]
+    assert not run_module("rlinf_media", args)["changed"]
+    assert tree_hash(place, mtimes=True) == before
+    shutil.rmtree(place / "rlinf-002")
+    assert run_module("rlinf_media", args)["done"] == [2]
+    assert tree_hash(place) == tree_hash(place)
+
+
+def test_volumes_keep_their_size_and_their_check_files_are_read_by_sha256sum(media: Path) -> None:
+    volumes = sorted(media.iterdir())
+    assert [volume.name for volume in volumes] == ["rlinf-001", "rlinf-002", "rlinf-003"]
+    for volume in volumes:
+        assert sum(path.stat().st_size for path in volume.rglob("*") if path.is_file()) <= 3 * 1024 * 1024
+        done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=volume, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_one_medium_after_the_other(bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    """Written one by one, read in another order; what is missing is named each time, and nothing is sealed before the last."""
+    place, copy = tmp_path / "stick", tmp_path / "copy"
+    for number in (1, 2, 3):
+        assert run_module("rlinf_media", writing(bundle, place / str(number), volumes=[number]))["done"] == [number]
+    for number, missing in ((3, "1, 2 are still"), (1, "2 is still")):
+        with pytest.raises(ModuleFailed, match=missing):
+            run_module("rlinf_media", reading(copy, place / str(number)))
+        assert not (copy / "bundle.json").exists()
+    assert run_module("rlinf_media", reading(copy, place / "2" / "rlinf-002"))["done"] == [2]
+    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+    assert not run_module("rlinf_media", reading(copy, place / "gone"))["changed"]
+
+
+@pytest.mark.parametrize("what", ["data/000001", "volume.json", "bundle.json", "SHA256SUMS"])
+def test_a_damaged_volume_is_named_and_the_others_are_kept(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run, what: str) -> None:
+    copy = tmp_path / "copy"
+    flip(media / "rlinf-002" / what)
+    with pytest.raises(ModuleFailed, match=r"rlinf-002 is damaged[^$]*Write this volume again[^$]*2 is still to be read"):
+        run_module("rlinf_media", reading(copy, media))
+    assert not (copy / "bundle.json").exists()
+    shutil.rmtree(media / "rlinf-002")
+    run_module("rlinf_media", writing(bundle, media))
+    assert run_module("rlinf_media", reading(copy, media))["done"] == [2]
+    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+
+
+def test_volumes_of_two_bundles_are_not_mixed(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    (bundle.root / "wheels" / "more.whl").write_bytes(b"more")
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"})
+    run_module("rlinf_media", writing(bundle, tmp_path / "other"))
+    shutil.copytree(tmp_path / "other" / "rlinf-003", media / "rlinf-004")
+    with pytest.raises(ModuleFailed, match="are of different bundles"):
+        run_module("rlinf_media", reading(tmp_path / "copy", media))
+
+
+def test_a_newer_bundle_brings_only_what_is_new(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    copy = tmp_path / "copy"
+    run_module("rlinf_media", reading(copy, media))
+    (bundle.root / "wheels" / "more.whl").write_bytes(b"more")
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"})
+    run_module("rlinf_media", writing(bundle, media))
+    assert run_module("rlinf_media", reading(copy, media))["bytes"] == 4
+    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+
+
+@pytest.mark.parametrize(
+    ("path", "target"), [("../out", ""), ("/etc/out", ""), ("bundle.json", ""), ("other/file", ""), ("assets/link", "../../out")]
+)
+def test_a_volume_that_leads_out_of_the_bundle_is_refused(media: Path, tmp_path: Path, run_module: Run, path: str, target: str) -> None:
+    place = media / "rlinf-001" / "volume.json"
+    said = json.loads(place.read_text())
+    if target:
+        said["links"] = {path: target}
+    else:
+        said["parts"][0]["path"] = path
+    old, new = _media.sha256_bytes(place.read_bytes()), _media.json_bytes(said)
+    place.write_bytes(new)
+    sums = media / "rlinf-001" / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(old, _media.sha256_bytes(new)))
+    with pytest.raises(ModuleFailed, match=r"no place in a bundle|leads out of its folder"):
+        run_module("rlinf_media", reading(tmp_path / "copy", media))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "copy" / "bundle.json").exists()
+
+
+@pytest.mark.parametrize(("size", "said"), [("1 KB", "too small"), ("many", "is no size")])
+def test_a_size_that_cannot_be(bundle: Bundle, tmp_path: Path, run_module: Run, size: str, said: str) -> None:
+    with pytest.raises(ModuleFailed, match=said):
+        run_module("rlinf_media", writing(bundle, tmp_path / "media", volume_size=size))
+    assert not (tmp_path / "media").exists()
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 20_000), max_size=8), st.integers(600, 30_000))
+def test_every_byte_is_in_one_part(sizes: dict[str, int], room: int) -> None:
+    volumes = _media.plan({path: (size, 0o644) for path, size in sizes.items()}, room)
+    parts = sorted((part.path, part.offset, part.size) for volume in volumes for part in volume)
+    assert all(sum(part.size for part in volume) <= room for volume in volumes)
+    for path, size in sizes.items():
+        end = 0
+        for _path, offset, count in (part for part in parts if part[0] == path):
+            assert offset == end and (count or not size)
+            end += count
+        assert end == size and any(part[0] == path for part in parts)
