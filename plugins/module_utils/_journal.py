@@ -408,7 +408,7 @@ def _entry(data: dict[str, Any]) -> Entry:
     entry = Entry(**{**data, "path": _path(data["path"])})
     numbers = (entry.mode, entry.mtime_ns, entry.uid, entry.gid)
     texts = (entry.original or "", entry.patched or "", entry.kind)
-    if any(type(number) is not int for number in numbers) or not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{data!r} describes no file")
     return entry
 

@@ -126,7 +126,7 @@ class Trust:
         if self.downgrade or not self.accepted.is_file():
             return
         last = read_json(self.accepted, BundleError)
-        if not isinstance(last, dict) or type(last.get("serial")) is not int or not isinstance(last.get("manifest"), str):
+        if not isinstance(last, dict) or not isinstance(last.get("serial"), int) or not isinstance(last.get("manifest"), str):
             raise BundleError(
                 f"{self.accepted}, which says what bundle was accepted here last, is damaged. Remove it if {bundle.root} is the newest "
                 "bundle there is, and run again."
