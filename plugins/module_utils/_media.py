@@ -5,7 +5,8 @@
 
 A volume is a directory: ``data/`` with numbered files, the manifest and its signature, ``volume.json``, which says what of which file they
 are, and ``SHA256SUMS``, which ``sha256sum --check`` reads. No name in it troubles a file system of removable media, no file is larger than
-FAT32 allows, and there is no link: links are in ``volume.json``.
+FAT32 allows, and there is no link: links are in ``volume.json``. That file also says which file every volume begins with, so that one
+volume is enough to tell which others are needed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 import stat
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -34,7 +37,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     rename,
     sha256_bytes,
     sha256_file,
-    swap_directory,
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -47,6 +49,10 @@ LARGEST = (1 << 32) - 1
 SMALLEST = 1 << 20
 """The bytes that a volume must have room for beside the manifest."""
 DESCRIPTION, SUMS = "volume.json", "SHA256SUMS"
+_VOLUME = re.compile(FOLDER + r"[0-9]{3,}(?P<cut_off>\.part)?")
+_PART = re.compile(r"data/[0-9]{3,}/[0-9]{6,}")
+# a directory of FAT32 takes 65,536 names
+_NAMES = 10_000
 # what the lines about a part take in the description and the check file
 _LINES = 512
 
@@ -64,16 +70,18 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What writing or reading came to: the volumes there are, those that were written or read now, bytes, and why."""
+    """What writing or reading came to: the volumes there are, those that were written, read or removed now, bytes, and why."""
 
     volumes: int
     done: list[int] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    sealed: bool = False
     bytes: int = 0
     reason: str = ""
 
     @property
     def changed(self) -> bool:
-        return bool(self.done)
+        return bool(self.done or self.removed or self.sealed)
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------------
@@ -94,7 +102,8 @@ def plan(files: Mapping[str, tuple[int, int]], room: int) -> list[list[Part]]:
                 volumes.append([])
                 left = room
             count = min(size - offset, left - _LINES, LARGEST)
-            volumes[-1].append(Part(f"data/{len(volumes[-1]) + 1:06}", path, offset, count, mode))
+            number = len(volumes[-1]) + 1
+            volumes[-1].append(Part(f"data/{number // _NAMES:03}/{number:06}", path, offset, count, mode))
             left -= count + _LINES
             offset += count
             if not size:
@@ -114,6 +123,8 @@ def write(
 ) -> Outcome:
     """Write a sealed bundle as volumes below *destination*; one that is there as it must be is left alone.
 
+    Volumes of another bundle, or of this one as it was, are removed first: a medium has no room for both, and they cannot be read together.
+
     :param size: bytes that a volume has at most, what a file system needs for itself aside.
     :param targets: those whose files are needed, as :func:`._closure.files_for` takes them, and *release*.
     :param volumes: the numbers of those to write, where one medium after the other is put in; all if none is named.
@@ -121,32 +132,60 @@ def write(
     :raises BundleError: the bundle is not sealed, or not what its manifest says; or the volumes are too small, or not so many.
     """
     entries = read_manifest(bundle)["files"]
-    manifest = bundle.manifest.read_bytes()
-    signature = bundle.signature.read_bytes() if bundle.signature.is_file() else b""
+    texts = {"bundle.json": bundle.manifest.read_bytes()}
+    if bundle.signature.is_file():
+        texts["bundle.json.sig"] = bundle.signature.read_bytes()
     wanted = files_for(bundle, entries, targets, release)
-    links = {path: entries[path]["link"] for path in wanted if "link" in entries[path]}
-    whole = {path: (int(entries[path]["size"]), _mode(bundle, path)) for path in wanted if path not in links}
-    room = size - len(manifest) - len(signature) - len(json_bytes(links))
+    common = {
+        "format": FORMAT,
+        "digests": {name: sha256_bytes(text) for name, text in texts.items()},
+        "links": {path: entries[path]["link"] for path in wanted if "link" in entries[path]},
+        "left_out": sorted(set(entries) - set(wanted)),
+    }
+    whole = {path: (int(entries[path]["size"]), _mode(bundle, path)) for path in wanted if "link" not in entries[path]}
+    room = size - sum(map(len, texts.values())) - len(json_bytes(common))
+    # a volume says where each of them begins; half of the room is surely less than the parts of one take
+    count = sum(length + _LINES for length, _ignored in whole.values()) // max(room // 2, 1) + 1
+    room -= count * (max((len(json_bytes(path)) for path in whole), default=0) + 64)
     if room < SMALLEST:
         raise BundleError(f"Volumes of {size_text(size)} are too small: the manifest of the bundle comes with each. Give a larger size.")
     planned = plan(whole, room)
     unknown = sorted(set(volumes) - set(range(1, len(planned) + 1)))
     if unknown:
         raise BundleError(f"There is no volume {unknown[0]}: the bundle takes {len(planned)} of {size_text(size)}.")
-    common = {"format": FORMAT, "manifest": sha256_bytes(manifest), "of": len(planned), "links": links}
+    common["of"] = len(planned)
+    common["starts"] = [[parts[0].path, parts[0].offset] if parts else ["", 0] for parts in planned]
+    described = {
+        f"{FOLDER}{number:03}": json_bytes({**common, "number": number, "parts": [asdict(part) for part in parts]})
+        for number, parts in enumerate(planned, 1)
+    }
     outcome = Outcome(len(planned))
-    for number, parts in enumerate(planned, 1):
-        folder = destination / f"{FOLDER}{number:03}"
-        description = json_bytes({**common, "number": number, "parts": [asdict(part) for part in parts]})
-        if (volumes and number not in volumes) or _written(folder, description, parts):
+    for folder in _stale(destination, described):
+        outcome.removed.append(folder.name)
+        if not check:
+            remove(folder)
+    for number, (parts, (name, description)) in enumerate(zip(planned, described.items(), strict=True), 1):
+        all_texts = {DESCRIPTION: description, **texts}
+        if (volumes and number not in volumes) or _written(destination / name, all_texts, parts):
             continue
         outcome.done.append(number)
         outcome.bytes += sum(part.size for part in parts)
         if not check:
-            _write(bundle, folder, parts, entries, {DESCRIPTION: description, "bundle.json": manifest, "bundle.json.sig": signature})
+            _write(bundle, destination / name, parts, entries, all_texts)
     said = f"{len(outcome.done)} of {len(planned)} volumes" + (f" ({size_text(outcome.bytes)})" if outcome.done else "")
     outcome.reason = f"{said} {'were not there as they must be' if outcome.done else 'had to be written'}"
+    if outcome.removed:
+        outcome.reason += f"; not of this bundle as it is: {', '.join(outcome.removed)}"
     return outcome
+
+
+def _stale(destination: Path, described: Mapping[str, bytes]) -> Iterator[Path]:
+    """Yield the volumes below *destination* that do not belong to those described, and what is left of writing that was cut off."""
+    for folder in sorted(destination.glob(f"{FOLDER}*")):
+        name = _VOLUME.fullmatch(folder.name)
+        description = folder / DESCRIPTION
+        if name and (name["cut_off"] or (description.is_file() and description.read_bytes() != described.get(folder.name))):
+            yield folder
 
 
 def _mode(bundle: Bundle, path: str) -> int:
@@ -156,10 +195,10 @@ def _mode(bundle: Bundle, path: str) -> int:
         raise BundleError(f"The bundle {bundle.root} lacks {path} of its manifest. Run the playbook rlinf.offline.download.") from None
 
 
-def _written(folder: Path, description: bytes, parts: Iterable[Part]) -> bool:
+def _written(folder: Path, texts: Mapping[str, bytes], parts: Iterable[Part]) -> bool:
     """Return whether a volume is there: its check file is written last, and what it says of the content is in the description."""
     try:
-        same = (folder / DESCRIPTION).read_bytes() == description and (folder / SUMS).is_file()
+        same = (folder / SUMS).is_file() and all((folder / name).read_bytes() == text for name, text in texts.items())
         return same and all((folder / part.file).stat().st_size == part.size for part in parts)
     except OSError:
         return False
@@ -167,24 +206,27 @@ def _written(folder: Path, description: bytes, parts: Iterable[Part]) -> bool:
 
 def _write(bundle: Bundle, folder: Path, parts: Sequence[Part], entries: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
     part_folder = folder.with_name(f"{folder.name}.part")
-    remove(part_folder)
-    (part_folder / "data").mkdir(parents=True)
+    # what is there is damaged, and a medium has no room for two
+    for former in (part_folder, folder):
+        remove(former)
+    part_folder.mkdir(parents=True)
     sums = {}
     for part in parts:
-        source, entry = bundle.root / part.path, entries[part.path]
-        with source.open("rb") as read, (part_folder / part.file).open("wb") as out:
+        source, entry, place = bundle.root / part.path, entries[part.path], part_folder / part.file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as read, place.open("wb") as out:
             sums[part.file] = _copy(read, out, part.offset, part.size)
-        fsync_file(part_folder / part.file)
+        fsync_file(place)
         digest = sums[part.file] if part.size == entry["size"] else sha256_file(source) if part.offset == 0 else entry["sha256"]
-        if digest != entry["sha256"]:
+        if digest != entry["sha256"] or place.stat().st_size != part.size:
             raise BundleError(f"{source} is not what the manifest says. Run the playbook rlinf.offline.download with rlinf_scrub=true.")
     for name, text in texts.items():
-        if text:
-            atomic_write(part_folder / name, text)
-            sums[name] = sha256_bytes(text)
-    fsync_directory(part_folder / "data")
+        atomic_write(part_folder / name, text)
+        sums[name] = sha256_bytes(text)
+    for directory in sorted({part_folder / PurePosixPath(part.file).parent for part in parts}):
+        fsync_directory(directory)
     atomic_write(part_folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode())
-    swap_directory(part_folder, folder)
+    rename(part_folder, folder)
 
 
 def _copy(source: BinaryIO, out: BinaryIO, offset: int, size: int) -> str:
@@ -203,33 +245,52 @@ def _copy(source: BinaryIO, out: BinaryIO, offset: int, size: int) -> str:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume that was found, by what it says of itself and by its check file."""
+    """A volume that was found, by what it says of itself and by its check file.
+
+    :ivar series: the digest of what all volumes that were written together say alike.
+    :ivar starts: the path, and the offset in it, that each volume of the series begins with.
+    """
 
     folder: Path
-    manifest: str
+    series: str
     number: int
-    of: int
+    starts: Sequence[tuple[str, int]]
     links: Mapping[str, str]
+    left_out: frozenset[str]
     parts: Sequence[Part]
     sums: Mapping[str, str]
+    digests: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        return f"volume {self.number} of {self.of} in {self.folder}"
+        return f"volume {self.number} of {len(self.starts)} in {self.folder}"
 
     @classmethod
     def parse(cls, folder: Path) -> Volume:
-        """:raises BundleError: the description or the check file is damaged."""
+        """:raises BundleError: the description, the manifest, its signature or the check file is damaged."""
         try:
-            data, text = (folder / DESCRIPTION).read_bytes(), (folder / SUMS).read_text(encoding="utf-8")
+            text = (folder / SUMS).read_text(encoding="utf-8")
             sums = {name: digest for digest, _mark, name in (line.partition("  ") for line in text.splitlines())}
-            said = parse_json(data, folder / DESCRIPTION, BundleError)
-            if sums.get(DESCRIPTION) != sha256_bytes(data) or said["format"] != FORMAT:
-                raise ValueError("it is not what the check file says")
-            parts = [Part(**part) for part in said["parts"]]
-            found = cls(folder, str(said["manifest"]), int(said["number"]), int(said["of"]), dict(said["links"]), parts, sums)
+            said = parse_json(_checked(folder, DESCRIPTION, sums.get(DESCRIPTION)), folder / DESCRIPTION, BundleError)
+            if said["format"] != FORMAT:
+                raise ValueError(f"{DESCRIPTION} has format {said['format']!r}, of which this version knows nothing")
+            digests = {str(name): str(digest) for name, digest in said["digests"].items()}
+            for name in {"bundle.json", *digests}:
+                _checked(folder, name, digests.get(name))
+            common = {name: value for name, value in said.items() if name not in ("number", "parts")}
+            found = cls(
+                folder=folder,
+                series=sha256_bytes(json_bytes(common)),
+                number=int(said["number"]),
+                starts=[(str(path), int(offset)) for path, offset in said["starts"]],
+                links=dict(said["links"]),
+                left_out=frozenset(said["left_out"]),
+                parts=[Part(**part) for part in said["parts"]],
+                sums=sums,
+                digests=digests,
+            )
             found.check()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder} is damaged: {error}. Write this volume again.") from None
         return found
 
@@ -239,31 +300,51 @@ class Volume:
         for path, target in [*((part.path, "") for part in self.parts), *self.links.items()]:
             pure = PurePosixPath(path)
             where = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-            if pure.is_absolute() or ".." in pure.parts or str(pure) != path or pure.parts[0] not in folders or len(pure.parts) < 2:
+            if pure.is_absolute() or ".." in pure.parts or str(pure) != path or len(pure.parts) < 2 or pure.parts[0] not in folders:
                 raise ValueError(f"{path!r} is no place in a bundle")
             if posixpath.isabs(target) or (not where.startswith(f"{pure.parts[0]}/") and where != pure.parts[0]):
                 raise ValueError(f"the link {path!r} leads out of its folder")
         for part in self.parts:
-            if not part.file.startswith("data/") or not part.file[5:].isdecimal() or part.size < 0 or part.offset < 0:
+            if not _PART.fullmatch(part.file) or part.size < 0 or part.offset < 0:
                 raise ValueError(f"{part.file!r} is no part of a volume")
+        if not 1 <= self.number <= len(self.starts) or sorted(self.starts) != list(self.starts):
+            raise ValueError(f"there is no volume {self.number} of {len(self.starts)}")
+
+    def holders(self, path: str, size: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the number of each volume that a file of *size* bytes has some in, and from and to which offset."""
+        first = bisect_right(self.starts, (path, 0))
+        # an empty file has a volume, too
+        for number in range(first, max(first, bisect_left(self.starts, (path, size))) + 1):
+            following = self.starts[number] if number < len(self.starts) else ("", 0)
+            begin = 0 if number == first else self.starts[number - 1][1]
+            yield number, begin, following[1] if following[0] == path and following[1] else size
+
+
+def _checked(folder: Path, name: str, digest: str | None) -> bytes:
+    if name not in (DESCRIPTION, "bundle.json", "bundle.json.sig"):
+        raise ValueError(f"{name!r} is no part of a volume")
+    data = (folder / name).read_bytes()
+    if sha256_bytes(data) != digest:
+        raise ValueError(f"{name} is not what the check file says")
+    return data
 
 
 def volumes_in(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the directories of volumes: a source itself, or what lies directly in it."""
     for source in sources:
         for folder in (source, *sorted(source.glob(f"{FOLDER}*"))):
-            if folder.suffix != ".part" and (folder / DESCRIPTION).is_file():
+            if folder.suffix != ".part" and ((folder / DESCRIPTION).is_file() or (folder / SUMS).is_file()):
                 yield folder
 
 
 def read(bundle: Bundle, sources: Sequence[Path], *, check: bool = False) -> Outcome:
-    """Bring into a bundle what volumes hold. Its manifest comes last, once every volume was read; until then it is none, or the former one.
+    """Bring into a bundle what volumes hold. Its manifest comes last, once everything is there; until then it is none, or the former one.
 
-    What was read is kept and noted: volumes may come one after the other, in any order.
+    What was read is kept: volumes may come one after the other, in any order, and those whose files are there need not come at all.
 
     :param sources: where media are mounted.
     :param check: only say which volumes would be read.
-    :raises BundleError: a volume is damaged, or of another bundle, or some are missing still; each is named.
+    :raises BundleError: volumes are damaged, or of several bundles, or some are needed still; each is named.
     """
     folders = list(dict.fromkeys(volumes_in(sources)))
     if not folders:
@@ -272,15 +353,18 @@ def read(bundle: Bundle, sources: Sequence[Path], *, check: bool = False) -> Out
         places = ", ".join(map(str, sources)) or "any place"
         raise BundleError(f"There is no volume of a bundle in {places}. Mount the media, or correct rlinf_media_dir.")
     found, damaged = _parsed(folders)
-    bundles = {volume.manifest: volume for volume in found}
-    if len(bundles) > 1:
-        raise BundleError(f"{' and '.join(volume.name for volume in bundles.values())} are of different bundles. Mount those of one.")
     if not found:
         raise BundleError("\n".join(damaged))
-    reading = _Reading(bundle, found[0], check)
+    series = {volume.series: volume for volume in found}
+    if len(series) > 1:
+        names = " and ".join(volume.name for volume in series.values())
+        raise BundleError(
+            f"{names} are of different bundles, or were written with different sizes. Mount those that were written together."
+        )
+    reading = _Reading(bundle, found[0])
     for volume in found:
-        damaged += reading.take(volume)
-    return reading.finish(damaged)
+        damaged += reading.take(volume, check)
+    return reading.finish(damaged, {volume.number for volume in found} if check else set(), check)
 
 
 def _parsed(folders: Iterable[Path]) -> tuple[list[Volume], list[str]]:
@@ -298,57 +382,59 @@ def _notes(bundle: Bundle) -> Path:
 
 
 class _Reading:
-    """What has been read of the volumes of one bundle, in this run and in those before."""
+    """What the volumes of one series have brought, in this run and in those before."""
 
-    def __init__(self, bundle: Bundle, first: Volume, check: bool) -> None:
-        self.bundle, self.first, self.check = bundle, first, check
-        notes = read_json(_notes(bundle), BundleError) if _notes(bundle).is_file() else {}
-        same = notes.get("manifest") == first.manifest
-        self.read: set[int] = set(notes["read"]) if same else set()
-        self.cut: dict[str, dict[str, int]] = notes["cut"] if same else {}
-        self.complete = bundle.manifest.is_file() and sha256_file(bundle.manifest) == first.manifest and not same
-        self.entries: Mapping[str, Any] = {}
-        self.outcome = Outcome(first.of)
-        if any(not _partial(self.bundle.root / path).is_file() for path in self.cut):
-            self.read, self.cut = set(), {}  # somebody has cleaned up
+    def __init__(self, bundle: Bundle, any_volume: Volume) -> None:
+        self.bundle, self.series = bundle, any_volume
+        self.entries: Mapping[str, Any] = read_manifest(Bundle(any_volume.folder))["files"]
+        self.outcome = Outcome(len(any_volume.starts))
+        carried = (path for path, entry in self.entries.items() if "link" not in entry and path not in any_volume.left_out)
+        self.lacking = {path for path in carried if not self._there(path)}
+        self.cut = self._noted()
 
-    def take(self, volume: Volume) -> list[str]:
-        """Bring what a volume holds and return what is wrong with it."""
-        manifest = (volume.folder / "bundle.json").read_bytes() if (volume.folder / "bundle.json").is_file() else b""
-        if sha256_bytes(manifest) != volume.manifest:
-            return [f"{volume.name} is damaged: bundle.json. Write this volume again."]
-        self.entries = parse_json(manifest, volume.folder / "bundle.json", BundleError)["files"]
-        if volume.number in self.read:
-            return []
-        lacking = [part for part in volume.parts if not self._there(part.path)]
-        if lacking or not self.complete:
-            self.outcome.done.append(volume.number)
-            self.outcome.bytes += sum(part.size for part in lacking)
-        if self.check:
-            self.read.add(volume.number)
-            return []
-        wrong = [part for part in lacking if not self._bring(volume, part)]
-        if wrong:
-            named = ", ".join(f"{part.file} ({part.path})" for part in wrong[:5])
-            return [f"{volume.name} is damaged: {named}{', …' if len(wrong) > 5 else ''}. Write this volume again."]
-        if lacking or not self.complete:
-            self.read.add(volume.number)
-            self._note()
-        return []
+    def _noted(self) -> dict[str, dict[str, int]]:
+        """Return what there is of files that are not complete: bytes by offset by path. Notes that cannot be used are as good as none."""
+        try:
+            said = read_json(_notes(self.bundle), BundleError)
+            if said["series"] != self.series.series:
+                return {}
+            cut = {path: {str(int(offset)): int(size) for offset, size in sizes.items()} for path, sizes in said["cut"].items()}
+        except (FileNotFoundError, BundleError, LookupError, TypeError, ValueError, AttributeError):
+            return {}
+        return {path: sizes for path, sizes in cut.items() if path in self.lacking and _partial(self.bundle.root / path).is_file()}
+
+    def _note(self) -> None:
+        _notes(self.bundle).parent.mkdir(parents=True, exist_ok=True)
+        write_json(_notes(self.bundle), {"series": self.series.series, "cut": self.cut})
 
     def _there(self, path: str) -> bool:
-        entry = self.entries.get(path, {})
+        entry = self.entries[path]
         try:
             status = (self.bundle.root / path).lstat()
         except OSError:
             return False
         return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (entry.get("size"), entry.get("mtime_ns"))
 
+    def take(self, volume: Volume, check: bool) -> list[str]:
+        """Bring what a volume holds that is lacking, and return what is wrong with it."""
+        wanted = [part for part in volume.parts if part.path in self.lacking and str(part.offset) not in self.cut.get(part.path, {})]
+        if not wanted:
+            return []
+        if not check:
+            self._note()
+        wrong = [] if check else [part for part in wanted if not self._bring(volume, part)]
+        if len(wrong) < len(wanted):
+            self.outcome.done.append(volume.number)
+            self.outcome.bytes += sum(part.size for part in wanted) - sum(part.size for part in wrong)
+        if not wrong:
+            return []
+        named = ", ".join(f"{part.file} ({part.path})" for part in wrong[:5])
+        return [f"{volume.name} is damaged: {named}{', …' if len(wrong) > 5 else ''}. Write this volume again."]
+
     def _bring(self, volume: Volume, part: Part) -> bool:
         """Copy a part and return whether it is what the check file, and of a whole file the manifest, says."""
-        entry, path = self.entries.get(part.path), self.bundle.root / part.path
-        source = volume.folder / part.file
-        if not entry or part.offset + part.size > entry.get("size", -1) or not source.is_file():
+        entry, path, source = self.entries[part.path], self.bundle.root / part.path, volume.folder / part.file
+        if part.offset + part.size > entry["size"] or not source.is_file():
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(path)
@@ -358,67 +444,79 @@ class _Reading:
         fsync_file(partial)
         if digest != volume.sums.get(part.file):
             return False
+        if part.size == entry["size"]:
+            return self._place(partial, part, digest)
         self.cut.setdefault(part.path, {})[str(part.offset)] = part.size
-        if sum(self.cut[part.path].values()) < entry["size"]:
-            return True
-        del self.cut[part.path]
-        return self._place(partial, path, part.mode, entry)
-
-    def _place(self, partial: Path, path: Path, mode: int, entry: Mapping[str, Any]) -> bool:
-        """Give a complete file its name, if it is what the manifest says."""
-        os.truncate(partial, entry["size"])
-        if sha256_file(partial) != entry["sha256"]:
-            self._forget(partial)
-            return False
-        os.chmod(partial, mode & 0o755)
-        os.utime(partial, ns=(entry["mtime_ns"], entry["mtime_ns"]))
-        rename(partial, path)
+        if sum(self.cut[part.path].values()) == entry["size"]:
+            os.truncate(partial, entry["size"])
+            return self._place(partial, part, sha256_file(partial))
+        self._note()
         return True
 
-    def _forget(self, *partial: Path) -> None:
-        """Have every volume read again: which of them a wrong file came from cannot be told."""
-        for path in (*partial, _notes(self.bundle)):
-            remove(path)
-        self.read, self.cut = set(), {}
+    def _place(self, partial: Path, part: Part, digest: str) -> bool:
+        """Give a complete file its name, if it is what the manifest says."""
+        entry = self.entries[part.path]
+        self.cut.pop(part.path, None)
+        if digest != entry["sha256"]:
+            remove(partial)
+            return False
+        os.truncate(partial, entry["size"])
+        os.chmod(partial, part.mode & 0o755)
+        os.utime(partial, ns=(entry["mtime_ns"], entry["mtime_ns"]))
+        rename(partial, self.bundle.root / part.path)
+        self.lacking.discard(part.path)
+        return True
 
-    def _note(self) -> None:
-        _notes(self.bundle).parent.mkdir(parents=True, exist_ok=True)
-        write_json(_notes(self.bundle), {"manifest": self.first.manifest, "read": sorted(self.read), "cut": self.cut})
+    def needed(self) -> set[int]:
+        """Return the numbers of the volumes that hold what is lacking still."""
+        numbers = set()
+        for path in self.lacking:
+            brought = self.cut.get(path, {})
+            for number, begin, end in self.series.holders(path, self.entries[path]["size"]):
+                if sum(size for offset, size in brought.items() if begin <= int(offset) < end) < end - begin or begin == end:
+                    numbers.add(number)
+        return numbers
 
-    def finish(self, damaged: Sequence[str]) -> Outcome:
+    def finish(self, damaged: Sequence[str], to_read: set[int], check: bool) -> Outcome:
         """Seal the bundle if everything is there.
 
+        :param to_read: the volumes that a check takes for read.
         :raises BundleError: something is damaged or missing.
         """
-        missing = [] if self.complete else sorted(set(range(1, self.first.of + 1)) - self.read)
-        if self.cut and not missing:
-            self._forget()
-            missing = list(range(1, self.first.of + 1))
-        if damaged or missing:
-            lines = list(damaged)
-            if missing:
-                numbers = ", ".join(map(str, missing))
-                lines.append(
-                    f"Of {self.first.of} volumes {numbers} {'is' if len(missing) == 1 else 'are'} still to be read. Mount and run again."
-                )
-            raise BundleError("\n".join(lines), missing=missing, read=self.outcome.done)
-        self.outcome.reason = f"{len(self.outcome.done)} of {self.first.of} volumes held something new"
-        if self.check or (self.complete and not self.outcome.done):
+        missing = sorted(self.needed() - to_read)
+        if missing:
+            numbers, are = ", ".join(map(str, missing)), "is" if len(missing) == 1 else "are"
+            last = f"Of {self.outcome.volumes} volumes {numbers} {are} still to be read. Mount and run again."
+            raise BundleError("\n".join([*damaged, last]), missing=missing, read=self.outcome.done)
+        texts = {place: self._text(place.name) for place in (self.bundle.signature, self.bundle.manifest)}
+        links = {path: target for path, target in self.series.links.items() if not self._links_to(path, target)}
+        self.outcome.sealed = bool(links) or any(_content(place) != text for place, text in texts.items())
+        self.outcome.reason = f"{len(self.outcome.done)} of {self.outcome.volumes} volumes held something new"
+        if check:
             return self.outcome
-        for path, target in self.first.links.items():
+        for path, target in links.items():
             link = self.bundle.root / path
-            if not link.is_symlink() or os.readlink(link) != target:
-                remove(link)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                os.symlink(target, link)
-        signature = self.first.folder / self.bundle.signature.name
-        if signature.is_file():
-            atomic_write(self.bundle.signature, signature.read_bytes())
-        else:
-            remove(self.bundle.signature)
-        atomic_write(self.bundle.manifest, (self.first.folder / self.bundle.manifest.name).read_bytes())
+            remove(link)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(target, link)
+        for place, text in texts.items():
+            if text is None:
+                remove(place)
+            elif _content(place) != text:
+                atomic_write(place, text)
         remove(_notes(self.bundle))
         return self.outcome
+
+    def _text(self, name: str) -> bytes | None:
+        return _content(self.series.folder / name) if name in self.series.digests else None
+
+    def _links_to(self, path: str, target: str) -> bool:
+        link = self.bundle.root / path
+        return link.is_symlink() and os.readlink(link) == target
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _partial(path: Path) -> Path:

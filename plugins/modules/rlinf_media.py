@@ -13,7 +13,8 @@ version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
   - Writes a sealed bundle as volumes of a given size, each a directory with a check file that C(sha256sum --check) reads, or reads them back.
-  - A volume that is there as it must be is not written again. What was read is kept, so that volumes may come one after the other, in any order.
+  - A volume that is there as it must be is not written again. Those of another bundle that lie there are removed, since media have no room for both.
+  - What was read is kept, so that volumes may come one after the other, in any order.
   - A bundle that is read gets its manifest last, when every volume was read. Volumes that are missing, damaged or of another bundle are named.
   - Needs nothing but the standard library of Python. Any file system will do, FAT32 included.
 extends_documentation_fragment:
@@ -78,6 +79,15 @@ done:
   returned: success
   type: list
   elements: int
+removed:
+  description: Names of volumes that were, or would be, removed, since they are of another bundle or of this one as it was.
+  returned: success
+  type: list
+  elements: str
+sealed:
+  description: Whether the manifest, its signature or links were, or would be, brought.
+  returned: success
+  type: bool
 bytes:
   description: How much that was.
   returned: success
@@ -144,9 +154,10 @@ def _bytes(text: str) -> int:
 
 
 def _diff(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
-    if not module._diff or not outcome.done:
+    if not module._diff or not outcome.changed:
         return {}
-    return {"diff": {"before": "", "after": "".join(f"volume {number} of {outcome.volumes}\n" for number in outcome.done)}}
+    names = [*(f"volume {number} of {outcome.volumes}" for number in outcome.done), *(["the manifest"] if outcome.sealed else [])]
+    return {"diff": {"before": "".join(f"{name}\n" for name in outcome.removed), "after": "".join(f"{name}\n" for name in names)}}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _media
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _media
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from tests.support.kills import kill_points, killed_at
 from tests.unit.conftest import ModuleFailed
 
 Run = Callable[..., dict[str, Any]]
@@ -127,9 +130,12 @@ def test_one_medium_after_the_other(bundle: Bundle, tmp_path: Path, run_module: 
     assert not run_module("rlinf_media", reading(copy, place / "gone"))["changed"]
 
 
-@pytest.mark.parametrize("what", ["data/000001", "volume.json", "bundle.json", "SHA256SUMS"])
+@pytest.mark.parametrize("what", ["data/000/000001", "volume.json", "bundle.json", "bundle.json.sig", "SHA256SUMS"])
 def test_a_damaged_volume_is_named_and_the_others_are_kept(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run, what: str) -> None:
     copy = tmp_path / "copy"
+    if what == "bundle.json.sig":
+        bundle.signature.write_bytes(b"stands in for a signature")
+        run_module("rlinf_media", writing(bundle, media))
     flip(media / "rlinf-002" / what)
     with pytest.raises(ModuleFailed, match=r"rlinf-002 is damaged[^$]*Write this volume again[^$]*2 is still to be read"):
         run_module("rlinf_media", reading(copy, media))
@@ -137,7 +143,9 @@ def test_a_damaged_volume_is_named_and_the_others_are_kept(media: Path, bundle: 
     shutil.rmtree(media / "rlinf-002")
     run_module("rlinf_media", writing(bundle, media))
     assert run_module("rlinf_media", reading(copy, media))["done"] == [2]
-    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+    for name in _bundle.read_manifest(bundle)["files"]:
+        assert (copy / name).read_bytes() == (bundle.root / name).read_bytes()
+    assert bundle.signature.exists() == (copy / "bundle.json.sig").exists()
 
 
 def test_volumes_of_two_bundles_are_not_mixed(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
@@ -157,6 +165,110 @@ def test_a_newer_bundle_brings_only_what_is_new(media: Path, bundle: Bundle, tmp
     run_module("rlinf_media", writing(bundle, media))
     assert run_module("rlinf_media", reading(copy, media))["bytes"] == 4
     run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+
+
+def test_volumes_of_two_sizes_do_not_complete_each_other(bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    """Volume 1 of small ones and volume 2 of large ones leave a gap, which is noticed."""
+    small, large, copy = tmp_path / "small", tmp_path / "large", tmp_path / "copy"
+    (bundle.root / LARGE).unlink()
+    for number in range(8):
+        (bundle.root / "wheels" / f"{number}.whl").write_bytes(bytes([number]) * 1_000_000)
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"})
+    run_module("rlinf_media", writing(bundle, small))
+    run_module("rlinf_media", writing(bundle, large, volume_size="6MB"))
+    with pytest.raises(ModuleFailed, match="are of different bundles, or were written with different sizes"):
+        run_module("rlinf_media", reading(copy, small / "rlinf-001", large / "rlinf-002"))
+    for volume in (small / "rlinf-001", large / "rlinf-002"):
+        with pytest.raises(ModuleFailed, match="still to be read"):
+            run_module("rlinf_media", reading(copy, volume))
+    assert run_module("rlinf_media", reading(copy, large / "rlinf-001"))["volumes"] == 2
+    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+
+
+def test_what_a_former_bundle_left_on_the_media_is_removed(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    """Of volumes alone: it fills the medium, and cannot be read beside the new one."""
+    (media / "rlinf-notes").mkdir()
+    (media / "rlinf-004.part").mkdir()
+    (bundle.root / LARGE).write_bytes(b"small")
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"})
+    for check in (True, False):
+        done = run_module("rlinf_media", writing(bundle, media), check=check)
+        assert done["removed"] == ["rlinf-001", "rlinf-002", "rlinf-003", "rlinf-004.part"] and done["done"] == [1]
+    assert sorted(path.name for path in media.iterdir()) == ["rlinf-001", "rlinf-notes"]
+    assert run_module("rlinf_media", reading(tmp_path / "copy", media))["done"] == [1]
+    assert not run_module("rlinf_media", writing(bundle, media))["changed"]
+
+
+def test_a_new_signature_is_carried(media: Path, bundle: Bundle, tmp_path: Path, run_module: Run) -> None:
+    copy = tmp_path / "copy"
+    run_module("rlinf_media", reading(copy, media))
+    bundle.signature.write_bytes(b"stands in for a signature")
+    run_module("rlinf_media", writing(bundle, media))
+    for check in (True, False):
+        done = run_module("rlinf_media", reading(copy, media), check=check)
+        assert done["changed"] and done["bytes"] == 0
+    assert (copy / "bundle.json.sig").read_bytes() == b"stands in for a signature"
+    assert not run_module("rlinf_media", reading(copy, media))["changed"]
+
+
+def test_only_the_volumes_of_what_is_lacking_are_needed(media: Path, tmp_path: Path, run_module: Run) -> None:
+    """A file over two volumes is gone from a complete bundle, and there is one slot."""
+    copy = tmp_path / "copy"
+    run_module("rlinf_media", reading(copy, media))
+    (copy / LARGE).unlink()
+    with pytest.raises(ModuleFailed, match="Of 3 volumes 2 is still to be read") as failed:
+        run_module("rlinf_media", reading(copy, media / "rlinf-001"))
+    assert failed.value.result["missing"] == [2]
+    assert run_module("rlinf_media", reading(copy, media / "rlinf-002"))["done"] == [2]
+    run_module("rlinf_bundle", {"bundle_dir": str(copy), "state": "verified", "full": True})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"series": null, "cut": 1}'])
+def test_notes_that_cannot_be_used_are_as_good_as_none(media: Path, tmp_path: Path, run_module: Run, content: str) -> None:
+    notes = tmp_path / "copy" / ".cache" / "media.json"
+    notes.parent.mkdir(parents=True)
+    notes.write_text(content)
+    assert run_module("rlinf_media", reading(tmp_path / "copy", media))["done"] == [1, 2, 3]
+    assert not notes.exists()
+
+
+def test_whenever_writing_is_killed_it_is_finished(bundle: Bundle, tmp_path: Path, tree_hash: Hash) -> None:
+    place = tmp_path / "media"
+
+    def work() -> object:
+        return _media.write(bundle, place, 3 << 20)
+
+    points = kill_points(work, tmp_path / "trace")
+    whole = tree_hash(place)
+    for number in points:
+        shutil.rmtree(place)
+        assert killed_at(number, work)
+        assert all(_media.Volume.parse(folder) for folder in _media.volumes_in([place]))
+        work()
+        assert tree_hash(place) == whole
+
+
+def test_whenever_reading_is_killed_what_was_read_before_is_kept(bundle: Bundle, media: Path, tmp_path: Path) -> None:
+    """Of one slot: the volumes before are not there any more."""
+    copy = Bundle(tmp_path / "copy")
+
+    def work() -> object:
+        return _media.read(copy, [media / "rlinf-003"])
+
+    def before() -> None:
+        shutil.rmtree(copy.root, ignore_errors=True)
+        for number in (1, 2):
+            with pytest.raises(OfflineError, match="still to be read"):
+                _media.read(copy, [media / f"rlinf-00{number}"])
+
+    before()
+    for number in kill_points(work, tmp_path / "trace"):
+        before()
+        assert killed_at(number, work)
+        work()
+        assert _bundle.read_manifest(copy) == _bundle.read_manifest(bundle)
+        assert (copy.root / LARGE).read_bytes() == (bundle.root / LARGE).read_bytes()
+        assert os.readlink(copy.root / LINK) == "physx.so" and not list(copy.cache.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -196,3 +308,16 @@ def test_every_byte_is_in_one_part(sizes: dict[str, int], room: int) -> None:
             assert offset == end and (count or not size)
             end += count
         assert end == size and any(part[0] == path for part in parts)
+    starts = [(volume[0].path, volume[0].offset) if volume else ("", 0) for volume in volumes]
+    found = _media.Volume(Path("v"), "", 1, starts, {}, frozenset(), [], {}, {})
+    for path, size in sizes.items():
+        there = {n: (sum(part.size for part in volume if part.path == path)) for n, volume in enumerate(volumes, 1)}
+        held = {n: end - begin for n, begin, end in found.holders(path, size)}
+        assert held == {n: count for n, count in there.items() if count or (not size and any(part.path == path for part in volumes[n - 1]))}
+
+
+def test_no_directory_of_a_volume_has_more_names_than_fat32_takes() -> None:
+    (volume,) = _media.plan({f"assets/{number}": (1, 0o644) for number in range(70_000)}, 1 << 30)
+    folders = Counter(part.file.rpartition("/")[0] for part in volume)
+    assert len({part.file for part in volume}) == 70_000 and max(folders.values()) <= 65_534
+    assert all(part.size <= _media.LARGEST for parts in _media.plan({"wheels/x": (10 << 30, 0o644)}, 20 << 30) for part in parts)
