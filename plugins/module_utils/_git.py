@@ -162,8 +162,8 @@ PROBLEMS = (
     ),
     _problem(
         "full",
-        # git says no reason where a ref cannot be written
-        r"no space left|disk quota|out of diskspace|couldn't write '",
+        # git says no reason where a ref or its settings cannot be written
+        r"no space left|disk quota|out of diskspace|couldn't write '|failed to write new configuration",
         "the disk is full, or it cannot be written. Make room and run again.",
     ),
     _problem(
