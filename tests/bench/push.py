@@ -4,13 +4,16 @@
     python -m tests.bench.push [--nodes 1 2 4 8 16] [--bytes 200000000] [--runs 3] [--ways swarm rsync ...] [--record]
 
 Needs root. The uplink is shaped to 200 Mbit/s; what nodes send each other is not. One copy is the bundle's bytes over what the shaped uplink
-carries, measured in the same run by one rsync to one node.
+carries, measured in the same run by one rsync to one node. ansible.posix.synchronize is of PyPI's package ansible, which is downloaded for it.
+What goes through the uplink once for each node differs little from run to run: with more than 200 MB it is run once.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import datetime
+import functools
 import re
 import shutil
 import statistics
@@ -18,18 +21,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.real.page import write_section
-from tests.support.fleet import PREFIX, ROOT, Fleet, bundle_of, inventory, play
+from tests.bench.page import record
+from tests.support.fleet import PREFIX, Fleet, bundle_of, environment, inventory, play
 
 RATE = "200mbit"
-PAGE = ROOT / "docs" / "benchmarks.md"
+ANSIBLE = "ansible==12.3.0"
+# more than this, and what is sent once for each node is run once
+OFTEN = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,37 @@ def playbook(fleet: Fleet, bundle: Bundle, work: Path, engine: str, forks: int) 
     return Took(float(said[1]) if said else whole, whole, fleet.sent() - before)
 
 
+def synchronize(fleet: Fleet, bundle: Bundle, work: Path) -> Took:
+    """Push by a plain playbook of one task, as many at once as there are nodes."""
+    hosts = {host: fleet.variables(host) for host in fleet.addresses}
+    task = {"src": f"{bundle.root}/", "dest": f"{PREFIX}/bundle/", "rsync_opts": ["--exclude=.cache"], "ssh_connection_multiplexing": True}
+    tasks = [
+        {"name": "Have the directory", "ansible.builtin.file": {"path": PREFIX, "state": "directory", "mode": "0755"}},
+        {"name": "Push the bundle", "ansible.posix.synchronize": task},
+    ]
+    book = work / "synchronize.yml"
+    book.write_text(yaml.safe_dump([{"name": "Push", "hosts": "rlinf_nodes", "gather_facts": False, "tasks": tasks}]), encoding="utf-8")
+    names = inventory(work / "hosts.yml", bundle, hosts)
+    variables = {**environment(work), "ANSIBLE_COLLECTIONS_PATH": str(_ansible_posix())}
+    before, start = fleet.sent(), time.monotonic()
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", names, book, "-f", str(len(hosts))]
+    done = subprocess.run(command, env=variables, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    took = time.monotonic() - start
+    return Took(took, took, fleet.sent() - before)
+
+
+@functools.cache
+def _ansible_posix() -> Path:
+    """Return a directory of collections with ansible.posix, out of PyPI's package ansible."""
+    folder = Path(tempfile.mkdtemp(prefix="rlinf-posix-"))
+    atexit.register(shutil.rmtree, folder)
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", "install", "-q", "--no-deps", "--target", folder, ANSIBLE], check=True)
+    return folder
+
+
 def plain(fleet: Fleet, bundle: Bundle, parallel: int) -> Took:
     """Push by rsync itself, so many at once."""
 
@@ -72,6 +111,7 @@ WAYS: Mapping[str, Callable[[Fleet, Bundle, Path], Took]] = {
     "swarm": lambda fleet, bundle, work: playbook(fleet, bundle, work, "swarm", len(fleet.addresses)),
     "rsync, all at once": lambda fleet, bundle, work: playbook(fleet, bundle, work, "rsync", len(fleet.addresses)),
     "rsync itself, all at once": lambda fleet, bundle, _work: plain(fleet, bundle, len(fleet.addresses)),
+    "ansible.posix.synchronize, all at once": synchronize,
     "rsync itself, one by one": lambda fleet, bundle, _work: plain(fleet, bundle, 1),
 }
 
@@ -108,26 +148,42 @@ def main() -> int:
     bundle = bundle_of(work / "bundle", [options.bytes // 20] * 15 + [options.bytes // 400] * 100)
     size = bundle_bytes(bundle)
     copy = one_copy(work, bundle)
-    rows = ["| nodes | way | transfer / one copy | whole playbook / one copy | sent by the bastion / bundle |", "|---:|---|---:|---:|---:|"]
+    figures: list[dict[str, Any]] = []
     for count in options.nodes:
         for way in options.ways:
             runs = []
-            for _run in range(options.runs):
+            for _run in range(options.runs if way == "swarm" or options.bytes <= OFTEN else 1):
                 with fleet_of(work, count, size) as fleet:
                     runs.append(WAYS[way](fleet, bundle, work))
             transfer, whole, sent = (statistics.median(getattr(run, name) for run in runs) for name in ("transfer", "whole", "sent"))
-            rows.append(f"| {count} | {way} | {transfer / copy:.2f} | {whole / copy:.2f} | {sent / size:.2f} |")
-            print(rows[-1], flush=True)
-    if options.record:
-        said = (
-            f"{datetime.date.today():%Y-%m-%d}: {size / 1e6:.0f} MB, uplink {RATE}, one copy {copy:.1f} s, median of {options.runs}; "
-            "of a swarm, libtorrent's wheel (8 MB to each node) is sent before the transfer begins. `make bench-push`"
-        )
-        title = f"Pushing {size / 1e6:.0f} MB to many nodes"
-        write_section(title, "\n".join([f"## {title}", "", said, "", *rows]), PAGE)
+            figures.append(
+                {
+                    "nodes": count,
+                    "way": way,
+                    "transfer": round(transfer / copy, 2),
+                    "whole": round(whole / copy, 2),
+                    "sent": round(sent / size, 2),
+                }
+            )
+            print(figures[-1], flush=True)
+    title = f"Pushing {size / 1e6:.0f} MB to many nodes"
+    record(f"push-{size // 10**6}", title, figures, _text(figures, size, copy, options.runs) if options.record else None)
     if not options.work:
         shutil.rmtree(work)
     return 0
+
+
+def _text(figures: Sequence[Mapping[str, Any]], size: int, copy: float, runs: int) -> str:
+    often = f"median of {runs}" if size < 1.1 * OFTEN else f"a swarm: median of {runs}, the others: one run"
+    lines = [
+        f"{datetime.date.today():%Y-%m-%d}: {size / 1e6:.0f} MB, uplink {RATE}, one copy {copy:.1f} s, {often}. Of a swarm, libtorrent's wheel",
+        "(8 MB to each node) is sent before the transfer begins; the whole playbook verifies as well, as the others do not. `make bench-push`",
+        "",
+        "| nodes | way | transfer / one copy | whole playbook / one copy | sent by the bastion / bundle |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    keys = ("nodes", "way", "transfer", "whole", "sent")
+    return "\n".join([*lines, *(f"| {' | '.join(str(figure[key]) for key in keys)} |" for figure in figures)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a benchmark leaves in the repository: its figures as data, a section of docs/benchmarks.md, and a plot (tests/bench/plots.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tests.real.page import PAGE, write_section
+
+FIGURES = PAGE.parent / "figures"
+
+
+def record(name: str, title: str, rows: Sequence[Any], text: str | None) -> None:
+    """Write a section, its figures and its plot, if there is a text.
+
+    :param name: of the files below docs/figures.
+    :param title: the heading of the section.
+    """
+    if text is None:
+        return
+    FIGURES.mkdir(exist_ok=True)
+    (FIGURES / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_section(title, f"## {title}\n\n{text}\n\n![{title}](plots/{name}.svg)\n", PAGE)
+    # in a process of its own: what draws takes more memory than what is measured
+    subprocess.run([sys.executable, "-m", "tests.bench.plots"], check=True)
