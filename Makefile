@@ -10,7 +10,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo faults real bare bench bench-push pins build docs changelog clean
+.PHONY: help setup lock lint sanity unit integration molecule user-hosts system-packages test demo faults real bare gpu bench bench-push pins build docs changelog clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -71,10 +71,23 @@ real: setup ## The real RLinf: RLINF_UPSTREAM names a stand-in for github.com wh
 bare: setup ## Nodes with nothing but python3 and sshd, of two releases, to a target (root, mmdebstrap, network; ARGUMENTS="--bundle DIR")
 	$(venv)/python -m tests.real.bare $(ARGUMENTS)
 
-bench-push: setup ## A bundle to 1 to 16 nodes behind one uplink, by each engine and by rsync itself (root; ARGUMENTS="--nodes 8 16")
-	$(venv)/python -m tests.bench.push $(ARGUMENTS)
+gpu: setup ## A folder to carry to a GPU node without network, where everything is tried (FOLDER=/tmp/gpu; see docs/gpu-node.md)
+	@[ -n "$(FOLDER)" ] || { echo "Say where: make gpu FOLDER=/tmp/gpu" >&2; exit 1; }
+	$(venv)/python -m tests.real.gpu $(FOLDER)
 
-bench: real ## The figures of docs/benchmarks.md: they are taken by make real
+bench: bench-push bench-site bench-download bench-verify bench-memory ## Ours beside peers, into docs/benchmarks.md (root, two hours)
+
+bench-push: setup ## A bundle to 1 to 16 nodes behind one uplink, by each engine and by rsync itself (root; ARGUMENTS="--nodes 8 16")
+	$(venv)/python -m tests.bench.push $(or $(ARGUMENTS),--record)
+	$(if $(ARGUMENTS),,$(venv)/python -m tests.bench.push --nodes 16 --bytes 1000000000 --record)
+
+bench-site bench-download bench-verify bench-memory: bench-%: setup
+	$(venv)/python -m tests.bench.$* $(or $(ARGUMENTS),--record)
+
+bench-site: ## site on 4, 8 and 16 nodes, first and again, against a plain playbook (root)
+bench-download: ## An upstream that answers slowly, against git and wget
+bench-verify: ## Bytes hashed per second, against sha256sum
+bench-memory: ## The peak of each module with 5 GB in one file, and with 100,000 files (25 GB of disk)
 
 pins: setup ## The pins that ship, out of the locks of BUNDLE (default: the one of make real)
 	$(venv)/python -m tests.tools.pins $(or $(BUNDLE),.real/bundle)

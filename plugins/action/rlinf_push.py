@@ -10,7 +10,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, files_to_push, look, rsync, run_rsync
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import keep_names, swarm_wheels
 from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
@@ -37,12 +38,44 @@ class ActionModule(Working):
         "bandwidth": {"type": "int", "default": 0},
         "targets": {"type": "list", "elements": "str", "default": []},
         "release": {"type": "str", "default": ""},
+        "prune": {"type": "bool", "default": False},
+        "verify": {
+            "type": "dict",
+            "options": {
+                "stamp": {"type": "path", "required": True},
+                "trusted_signers": {"type": "str", "default": ""},
+                "allow_downgrade": {"type": "bool", "default": False},
+                "jobs": {"type": "int", "default": 4},
+            },
+        },
         "state": {"type": "str", "choices": ["pushed", "seen"], "default": "pushed"},
     }
     PLACE = "src"
 
     def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments)
+        result = self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments)
+        # in check mode a node that something would be sent to still has what it had
+        settled = arguments["verify"] and arguments["state"] == "pushed" and not (self._task.check_mode and result["changed"])
+        return self._settle(result, arguments) if settled else result
+
+    def _settle(self, result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take out what only a former bundle had, and verify the bundle, by the module that runs on the node."""
+        common = {"bundle_dir": arguments["dest"], "stamp": arguments["verify"]["stamp"]}
+        calls = {"accepted": {**common, **arguments["verify"], "targets": arguments["targets"], "release": arguments["release"]}}
+        if result["extra"]["count"] and (arguments["prune"] or not result["extra"]["by_name"]):
+            calls = {"pruned": {**common, "state": "pruned", "former": arguments["prune"]}, **calls}
+        for key, given in calls.items():
+            said = self._execute_module("rlinf.offline.rlinf_bundle", given, task_vars=self.variables)
+            if said.get("failed") or said.get("unreachable"):
+                return {**result, **said}
+            result["changed"] |= said["changed"]
+            result["diff"] = [*result.get("diff", []), *([said["diff"]] if "diff" in said else [])]
+            result["warnings"] = [*result.get("warnings", []), *said.get("warnings", [])]
+            result[key] = {name: value for name, value in said.items() if name not in ("diff", "warnings", "invocation")}
+        kept = result["accepted"]["extra"]
+        if kept["count"]:
+            result["reason"] += f"; {kept['count']} files ({size_text(kept['bytes'])}) that are not of this bundle stay (rlinf_push_prune)"
+        return result
 
     def _push(self, bundle: Bundle, destination: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         check = bool(self._task.check_mode)
@@ -67,9 +100,14 @@ class ActionModule(Working):
         names = files_to_push(bundle, files, arguments["targets"], arguments["release"])
         if arguments["state"] == "seen":
             return self._seen(seen, bundle, destination, names, ssh, arguments)
-        transfer = self._copy(bundle, destination, names, ssh, arguments["bandwidth"], check)
-        extra = sorted(set(seen.files) - set(files))
-        return self._result(transfer, extra=extra, reason=self._reason(transfer, extra))
+        last = [path.name for path in (bundle.signature, bundle.manifest) if path.is_file()]
+        same = seen.same(bundle, [*names, *last])
+        transfer = (
+            Transfer() if same else self._copy(bundle, destination, names, ssh, arguments["bandwidth"], check, seen.lacks(bundle, names))
+        )
+        extra = sorted(set(seen.files) - {*files, bundle.signature.name, bundle.manifest.name})
+        by_name = all(name.split("/", 1)[0] in {folder.name for folder in bundle.by_name} for name in extra)
+        return self._result(transfer, extra=extra, by_name=by_name, reason=self._reason(transfer, extra))
 
     def _seen(
         self, seen: Seen, bundle: Bundle, destination: Path, names: list[str], ssh: Ssh | None, arguments: dict[str, Any]
@@ -83,7 +121,7 @@ class ActionModule(Working):
             why = "it is not reached by ssh" if ssh is None else "the bundle has no libtorrent for a Python of it"
             return {**result, "reason": f"{result['reason']}, and takes no part in a swarm: {why}"}
         if wheel in lacking and not self._task.check_mode:
-            self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, manifest=False)
+            self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, {wheel: lacking[wheel]}, manifest=False)
             del lacking[wheel]
         peer = {"python": seen.pythons[python], "destination": str(destination), "become": self._become_user()}
         result["lacking"]["names"] = keep_names(bundle, lacking)
@@ -94,7 +132,7 @@ class ActionModule(Working):
         return str(self._play_context.remote_addr)
 
     def _result(
-        self, transfer: Transfer | None = None, *, reason: str, shared: bool = False, extra: list[str] | None = None
+        self, transfer: Transfer | None = None, *, reason: str, shared: bool = False, extra: list[str] | None = None, by_name: bool = True
     ) -> dict[str, Any]:
         transfer = transfer or Transfer()
         names = sorted(transfer.sent)
@@ -106,10 +144,10 @@ class ActionModule(Working):
             "bytes": transfer.bytes,
             "seconds": round(transfer.seconds, 1),
             "first": names[:NAMED],
-            "extra": {"count": len(extra or []), "first": (extra or [])[:NAMED]},
+            "extra": {"count": len(extra or []), "first": (extra or [])[:NAMED], "by_name": by_name},
         }
         if self._task.diff and names:
-            result["diff"] = {"before": "", "after": "".join(f"{name} {transfer.sent[name]}\n" for name in names[:200])}
+            result["diff"] = [{"before": "", "after": "".join(f"{name} {transfer.sent[name]}\n" for name in names[:200])}]
         return result
 
     @staticmethod
@@ -136,21 +174,25 @@ class ActionModule(Working):
         ssh: Ssh | None,
         bandwidth: int,
         check: bool,
+        lacking: Mapping[str, int],
         *,
         manifest: bool = True,
     ) -> Transfer:
-        """Copy the files, then the signature, then the manifest: who reads it finds everything that it lists."""
+        """Copy the files, then the signature, then the manifest: who reads it finds everything that it lists.
+
+        :param lacking: those that the node has not, or otherwise, by size in bytes.
+        """
         if not shutil.which("rsync"):
             raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
         command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
         place = ssh.place(str(destination)) if ssh else str(destination)
-        files = run_rsync(command, names, bundle.root, place)
+        files = run_rsync(command, names, bundle.root, place, Meter("push", self._host, sum(lacking.values())))
         if not manifest:
             return files
         sent, seconds = dict(files.sent), files.seconds
         for path in (bundle.signature, bundle.manifest):
             if path.is_file():
-                last = run_rsync(command, [path.name], bundle.root, place)
+                last = run_rsync(command, [path.name], bundle.root, place, Meter("push", self._host))
                 sent, seconds = {**sent, **last.sent}, seconds + last.seconds
         return Transfer(sent, seconds)
 

@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.utils.vars import merge_hash
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _wishes
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended, filled
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import default_prefix, home_directory
@@ -37,9 +37,25 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def rlinf_hosts(group: str) -> str:
+    """Return the group that a play is for.
+
+    What a play is for is evaluated in the process that all tasks' processes are copies of: these filters, and what they import, are there once
+    for the whole run. Otherwise each task on each host would load them, which was a fifth of what a node cost this machine.
+    """
+    if not isinstance(group, str) or not group.strip():
+        raise AnsibleFilterError("The group of the nodes (rlinf_nodes_group) is empty. Give its name, or leave it away for rlinf_nodes.")
+    return group
+
+
 def rlinf_extended(catalog: Mapping[str, Any]) -> dict[str, Any]:
     """Return the catalogue with what targets take over from others filled in."""
     return extended(catalog)
+
+
+def rlinf_filled(catalog: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the catalogue with the settings that URLs of its wheels begin with, in braces, filled in."""
+    return filled(catalog, values)
 
 
 def rlinf_closure(
@@ -302,6 +318,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
             rlinf_extended,
+            rlinf_filled,
+            rlinf_hosts,
             rlinf_closure,
             rlinf_unclaimed,
             rlinf_bundle_table,

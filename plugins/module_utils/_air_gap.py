@@ -15,6 +15,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import AirGa
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import Generations
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Node
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 
 INSTALLS = "rlinf_venv"
 """The module whose step makes an environment."""
@@ -65,10 +66,16 @@ def digests(node: Node, targets: list[str], existing: Path | None) -> dict[str, 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = read_json(path, AirGapError)
+        found: dict[str, Any] = read_json(path, AirGapError, dict)
     except FileNotFoundError:
         return {}
     return found
+
+
+_REMEDY = "Look at it, remove it, and install anew."
+_PROCESS = {"program": str, "pid": int, "command": str}
+_ATTEMPT = {**_PROCESS, "call": str, "family": str, "address": str, "port": (int, type(None)), "count": int}
+_STEP = {"step?": str, "attempts": [_ATTEMPT], "left?": [_PROCESS], "recorded?": bool, "canary?": bool}
 
 
 def judge(node: Node, environments: Mapping[str, str]) -> Proof:
@@ -78,7 +85,7 @@ def judge(node: Node, environments: Mapping[str, str]) -> Proof:
     :raises AirGapError: a record is damaged.
     """
     files = sorted(node.air_gap.glob("*.json"))
-    steps = [{**read_json(path, AirGapError), "file": path.name} for path in files]
+    steps = [{**read_json(path, AirGapError, _STEP, _REMEDY), "file": path.name} for path in files]
     parts = sorted(node.air_gap.glob(f"*{PART}"))
     steps += [_cut_off(path) for path in parts]
     attempts = [{"step": step.get("step", ""), **found} for step in steps for found in step["attempts"]]
@@ -92,7 +99,7 @@ def judge(node: Node, environments: Mapping[str, str]) -> Proof:
     looked_at = [path for path in files if path.name.endswith(ATTEMPTS)]
     problems = [*_tried(attempts, looked_at), *(_unseen(step, node.air_gap) for step in steps), *_unrecorded(node, made)]
     warnings = [
-        f"{step['step']}: the network was out of reach, but what was tried is not known ({step.get('problem', '')})"
+        f"{step.get('step', '')}: the network was out of reach, but what was tried is not known ({step.get('problem', '')})"
         for step in steps
         if step.get("recorded") is False
     ]
@@ -104,10 +111,13 @@ def _cut_off(part: Path) -> dict[str, Any]:
     lines = read_part(part)
     header = lines[0] if lines else {}
     found: dict[str, list[dict[str, Any]]] = {"attempts": [], "left": []}
-    for line in lines:
+    for line in lines[1:]:
         found["attempts"] += [line["attempt"]] if "attempt" in line else []
         found["left"] += line.get("left", [])
-    return {**header, **found, "file": part.name, "going_on": going_on(part)}
+    step = {**header, **found}
+    if said := misfit(step, _STEP):
+        raise AirGapError(f"{part} is damaged: {said}. {_REMEDY}")
+    return {**step, "file": part.name, "going_on": going_on(part)}
 
 
 def _made(steps: list[dict[str, Any]], target: str, digest: str) -> dict[str, Any]:
@@ -121,7 +131,7 @@ def _tried(attempts: list[dict[str, Any]], files: list[Path]) -> list[str]:
     if not attempts:
         return []
     told = "; ".join(
-        f"step {found['step']}: {found['program']} (process {found['pid']}, {found['command']}) "
+        f"step {found.get('step', '')}: {found['program']} (process {found['pid']}, {found['command']}) "
         f"by {found['call']} to {Peer(found['family'], found['address'], found['port'])}"
         + (f", {found['count']} times" if found["count"] > 1 else "")
         for found in attempts[:NAMED]
@@ -143,11 +153,11 @@ def _unseen(step: Mapping[str, Any], folder: Path) -> str:
         return f"Step {step.get('step')} goes on. Wait for it to end and run again."
     if step.get("left"):
         left = ", ".join(f"{found['program']} (process {found['pid']}, {found['command']})" for found in step["left"])
-        return f"Step {step['step']} has left running: {left}. What they try fails, but nobody sees it: end them, and install anew."
+        return f"Step {step.get('step', '')} has left running: {left}. What they try fails, but nobody sees it: end them, and install anew."
     if "ended" not in step:
         return f"Step {step.get('step', '')} was cut off. Run install again; if this stays, look at {folder / step['file']} and remove it."
-    if step["recorded"] and not step["canary"]:
-        return f"Step {step['step']}: the try of an address that nobody has was not noticed, so nothing is proven. Remove {folder / step['file']}."
+    if step.get("recorded") and not step.get("canary"):
+        return f"Step {step.get('step', '')}: the try of an address that nobody has was not noticed, so nothing is proven. Remove {folder / step['file']}."
     return ""
 
 

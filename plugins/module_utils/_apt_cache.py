@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, RECORD
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, PACKAGES, RECORD
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Root, Source, located
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, FetchError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
@@ -144,7 +144,7 @@ class AptCache:
 
     def _known(self, folder: Path) -> dict[str, Any] | None:
         path = folder / RECORD
-        return dict(read_json(path, AptError)) if path.is_file() else None
+        return dict(read_json(path, AptError, PACKAGES)) if path.is_file() else None
 
     def _complete(self, release: Release, folder: Path, known: Mapping[str, Any], before: tuple[str, ...], *, check: bool) -> Outcome:
         """Bring again what is missing of a repository; it must be the same bytes."""

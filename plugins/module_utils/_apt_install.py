@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, check_names, unmet
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import PACKAGES, RECORD, check_names, unmet
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import SYSTEM_STATE, Bundle
@@ -94,7 +94,7 @@ class Installer:
     def offered(self) -> frozenset[str]:
         """Return the packages that the bundle was made with for this release; none where it has nothing for it."""
         folder = self.bundle.apt(release_name(), dpkg_architecture())
-        return frozenset(read_json(folder / RECORD, AptError)["packages"]) if (folder / RECORD).is_file() else frozenset()
+        return frozenset(read_json(folder / RECORD, AptError, PACKAGES)["packages"]) if (folder / RECORD).is_file() else frozenset()
 
     def plan(self) -> Plan:
         """Return what is missing and what installing it would do; nothing is changed outside of *state*.
@@ -157,7 +157,7 @@ class Installer:
                 f"The bundle has no system packages for {name}/{architecture}; it has {', '.join(there) or 'none at all'}. "
                 f"Name {name} in rlinf_releases and run download, or install on the node yourself: {' '.join(self.packages)}."
             )
-        return folder, dict(read_json(folder / RECORD, AptError))
+        return folder, dict(read_json(folder / RECORD, AptError, PACKAGES))
 
     def _verify(self, folder: Path, record: Mapping[str, Any], installs: Iterable[str]) -> None:
         """Hash the files that will be installed.

@@ -9,6 +9,7 @@ A bundle is what lies in its known folders (:attr:`Bundle.folders`); anything el
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -34,19 +35,21 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks, read_record
-from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust, fingerprint_of, made_by, sign
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
 NAMED = 20
 """How many files a message or a result names of each kind; the counts are always whole."""
+# files that wait to be hashed: each takes a kilobyte while it does
+_AT_ONCE = 2000
 DOWNLOAD = "Run the playbook rlinf.offline.download on the bastion"
 # what a write that was cut off leaves behind: a partial download, a temporary file of _files
 _LEFT_OVER = re.compile(r".+\.part|\..+\.\d+\.tmp")
 _OLD = re.compile(r"\.(?P<name>.+)\.old")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """One file or link that lies in a bundle: its size in bytes, its modification time, and where it leads if it is a link."""
 
@@ -75,7 +78,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What sealing, verifying or pruning came to; *before* and *after* are texts for a diff."""
+    """What sealing, verifying or pruning came to; *before* and *after* are texts for a diff, *extra* files outside the manifest by bytes."""
 
     changed: bool
     reason: str
@@ -86,6 +89,7 @@ class Outcome:
     difference: Difference = field(default_factory=Difference)
     hashed: int = 0
     left_over: Sequence[str] = ()
+    extra: Mapping[str, int] = field(default_factory=dict)
     before: str = ""
     after: str = ""
 
@@ -186,6 +190,11 @@ def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
         raise BundleError(
             f"{bundle.manifest} has format {manifest.get('format')}, and this collection reads {FORMAT}. Use one version of it everywhere."
         )
+    origins_seen: dict[str, str] = {}
+    for entry in manifest["files"].values():
+        # a hundred thousand files of one archive have one origin: its text is kept once
+        if isinstance(entry, dict) and isinstance(origin := entry.get("origin"), str):
+            entry["origin"] = origins_seen.setdefault(origin, origin)
     return manifest
 
 
@@ -194,10 +203,12 @@ def manifest_digest(bundle: Bundle) -> str:
     return sha256_file(bundle.manifest)
 
 
-def hash_files(root: Path, paths: Sequence[str], jobs: int) -> dict[str, str]:
-    """Return the SHA-256 of files below *root*, *jobs* of them hashed at a time."""
+def hash_files(root: Path, paths: Sequence[str], jobs: int) -> Iterator[tuple[str, str]]:
+    """Yield each path with the SHA-256 of that file below *root*, *jobs* of them hashed at a time."""
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        return dict(zip(paths, pool.map(lambda path: sha256_file(root / path), paths), strict=True))
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            yield from zip(some, pool.map(lambda path: sha256_file(root / path), some), strict=True)
 
 
 def entry_bytes(entry: Mapping[str, Any]) -> int:
@@ -316,8 +327,10 @@ def _entries(
             files[path] = {key: known[key] for key in ("size", "sha256", "mtime_ns")}
         else:
             to_hash.append(path)
-    for path, digest in hash_files(bundle.root, to_hash, jobs).items():
-        files[path] = {"size": found[path].size, "sha256": digest, "mtime_ns": found[path].mtime_ns}
+    for path, digest in hash_files(bundle.root, to_hash, jobs):
+        known = former.get(path, {}).get("sha256")
+        # the same text once, where it is the same
+        files[path] = {"size": found[path].size, "sha256": known if known == digest else digest, "mtime_ns": found[path].mtime_ns}
     origin = origins(bundle)
     for path, entry in files.items():
         entry["origin"] = origin(path, entry.get("sha256"))
@@ -377,8 +390,10 @@ def _tools(bundle: Bundle) -> dict[str, str]:
     """Return the versions of the wheels under ``tools/``, by their file names (PEP 427)."""
     versions: dict[str, list[str]] = {}
     for wheel in sorted(bundle.tools.rglob("*.whl")):
-        name, version = wheel.name.split("-")[:2]
-        versions.setdefault(name, []).append(version)
+        parts = wheel.name.split("-")
+        # what somebody has put there under a name of their own says nothing of a version
+        if len(parts) >= 5:
+            versions.setdefault(parts[0], []).append(parts[1])
     return {name: ", ".join(sorted(set(found))) for name, found in versions.items()}
 
 
@@ -429,7 +444,8 @@ def verify(
 ) -> Outcome:
     """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
 
-    A file that the stamp has seen with the same content, at the same size and modification time, is not read again.
+    A file that the stamp has seen with the same content, at the same size and modification time, is not read again. With a stamp, files that
+    the manifest does not list may stay where files are only ever taken by name: they are said.
 
     :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
     :param targets: those of this machine, for which alone everything must be there; all if none is named.
@@ -441,24 +457,21 @@ def verify(
     :raises BundleError: there is no bundle, nobody trusted has signed it, it is older than one before, or it is not what the manifest says; the
         first files of each kind are named.
     """
-    check_present(bundle)
-    data = bundle.manifest.read_bytes()
-    signer = trust.judge(bundle, data) if trust else None
-    manifest, digest = _parsed(bundle, data), sha256_bytes(data)
-    if trust:
-        trust.check_serial(bundle, manifest["serial"], digest)
+    manifest, digest, signer = _judged(bundle, trust)
     wanted = frozenset(files_for(bundle, manifest["files"], targets, release)) if targets else None
     if stamp is not None and stamp.absolute().is_relative_to(bundle.root.absolute()):
         raise BundleError(f"The stamp {stamp} lies in the bundle, which nodes never write into. Give a path outside of it.")
     files = manifest["files"]
-    found, left_over = scan(bundle)
     known = read_stamp(stamp, bundle)
+    found, left_over = scan(bundle)
     trusted = {} if full else known.get("files", {})
     files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
     missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs)
-    extra = [path for path in found if path not in manifest["files"]]
-    if missing or damaged or extra:
-        raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
+    extra = {path: file.size for path, file in found.items() if path not in manifest["files"]}
+    wrong = [path for path in extra if stamp is None or not _by_name(bundle, path)]
+    if missing or damaged or wrong:
+        raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": wrong})
+    former = _former(known, found)
     new = {
         "format": FORMAT,
         "bundle": str(bundle.root.resolve()),
@@ -466,6 +479,7 @@ def verify(
         "serial": manifest["serial"],
         "signed_by": [signer.principal, signer.fingerprint] if signer else None,
         "files": {path: [*found[path].stat, entry["sha256"]] for path, entry in files.items() if "link" not in entry},
+        "former": {path: former[path] for path in extra if path in former},
     }
     changed = stamp is not None and new != known
     if stamp is not None and changed and not check:
@@ -482,9 +496,21 @@ def verify(
         bytes=sum(map(entry_bytes, files.values())),
         hashed=len(to_hash),
         left_over=left_over,
+        extra=extra,
         before=_stamp_text(known) if changed else "",
         after=_stamp_text(new) if changed else "",
     )
+
+
+def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, Signer | None]:
+    """Return the manifest, its digest and who signed it, once it is known that this one is accepted."""
+    check_present(bundle)
+    data = bundle.manifest.read_bytes()
+    signer = trust.judge(bundle, data) if trust else None
+    manifest, digest = _parsed(bundle, data), sha256_bytes(data)
+    if trust:
+        trust.check_serial(bundle, manifest["serial"], digest)
+    return manifest, digest, signer
 
 
 def differences(
@@ -506,7 +532,7 @@ def differences(
             damaged.append(path)
         elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
             to_hash.append(path)
-    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs).items() if seen != files[path]["sha256"]]
+    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs) if seen != files[path]["sha256"]]
     return missing, damaged, to_hash
 
 
@@ -516,7 +542,7 @@ def _misfit(bundle: Bundle, kinds: Mapping[str, Sequence[str]]) -> BundleError:
         if paths:
             lines.append(f"{len(paths)} {kind}: {', '.join(sorted(paths)[:NAMED])}{', …' if len(paths) > NAMED else ''}.")
     lines.append(
-        "On a node, run the playbook rlinf.offline.push again with rlinf_scrub=true (state pruned removes the extra ones); "
+        "On a node, run the playbook rlinf.offline.push again, with rlinf_scrub=true where something is damaged; "
         "on the bastion, run rlinf.offline.download with rlinf_scrub=true, which takes out what is damaged, brings it again and seals it."
     )
     return BundleError("\n".join(lines), **{kind: {"count": len(paths), "first": sorted(paths)[:NAMED]} for kind, paths in kinds.items()})
@@ -531,7 +557,7 @@ def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
     except BundleError:
         return {}
     usable = isinstance(known, dict) and known.get("format") == FORMAT and known.get("bundle") == str(bundle.root.resolve())
-    return known if usable else {}
+    return known if usable and all(isinstance(known.get(key), dict) for key in ("files", "former")) else {}
 
 
 def _stamp_text(stamp: Mapping[str, Any]) -> str:
@@ -541,9 +567,14 @@ def _stamp_text(stamp: Mapping[str, Any]) -> str:
 # -- pruning -------------------------------------------------------------------------------------------------------------------
 
 
-def prune(bundle: Bundle, *, check: bool = False) -> Outcome:
+def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, check: bool = False) -> Outcome:
     """Remove what lies in the bundle's folders and is not in its manifest, left-overs of cut-off writes included.
 
+    With a stamp, only what is known to be of a former bundle is removed. What nobody knows stays where files are only ever taken by name;
+    elsewhere, where everything that is there counts, it is set aside below :attr:`Bundle.set_aside`.
+
+    :param stamp: where this machine notes what it verified.
+    :param former: with a stamp, remove files of former bundles also where files are only ever taken by name.
     :param check: only say what would be removed.
     :raises BundleError: there is no sealed bundle.
     """
@@ -552,24 +583,56 @@ def prune(bundle: Bundle, *, check: bool = False) -> Outcome:
         found, left_over = scan(bundle)
         files = manifest["files"]
         extra = {path: file.size for path, file in found.items() if path not in files}
+        mirrors = {mirror_of(path) for path in files} - {None}
+        if stamp is None:
+            removed, aside = extra, {}
+        else:
+            known = _former(read_stamp(stamp, bundle), found)
+            kept = {path for path in extra if _by_name(bundle, path) and not (former and path in known)}
+            removed = {path: size for path, size in extra.items() if path not in kept and (path in known or mirror_of(path) in mirrors)}
+            aside = {path: size for path, size in extra.items() if path not in kept and path not in removed}
         if not check:
-            for path in [*extra, *left_over]:
+            for path in aside:
+                _set_aside(bundle, path)
+            for path in [*removed, *left_over]:
                 remove(bundle.root / path)
-            _remove_emptied(bundle, [*extra, *left_over], files)
-    changes = Difference(removed={**dict.fromkeys(left_over, 0), **extra})
+            _remove_emptied(bundle, [*removed, *aside, *left_over], files)
+    changes = Difference(removed={**dict.fromkeys(left_over, 0), **removed, **aside})
     return Outcome(
         changed=bool(changes.removed),
-        reason=f"{len(changes.removed)} removed ({size_text(sum(extra.values()))})"
-        if changes.removed
-        else "nothing but what the manifest lists",
+        reason=_pruned(bundle, removed, aside, left_over) if changes.removed else "nothing but what the manifest lists",
         serial=manifest["serial"],
         digest=manifest_digest(bundle),
         files=len(files),
         bytes=sum(map(entry_bytes, files.values())),
         difference=changes,
         left_over=left_over,
+        extra={path: size for path, size in extra.items() if path not in removed and path not in aside},
         before="".join(f"{path}\n" for path in sorted(changes.removed)),
     )
+
+
+def _by_name(bundle: Bundle, path: str) -> bool:
+    """Return whether a path lies in a folder whose files are only ever taken by name, so that one too many does no harm."""
+    return path.split("/", 1)[0] in {folder.name for folder in bundle.by_name}
+
+
+def _former(known: Mapping[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
+    """Return what a stamp knows of files that are there as they were when they were verified."""
+    seen = (item for kind in ("former", "files") for item in known.get(kind, {}).items())
+    return {path: entry for path, entry in seen if path in found and isinstance(entry, list) and entry[:2] == [*found[path].stat]}
+
+
+def _set_aside(bundle: Bundle, path: str) -> None:
+    place = bundle.set_aside / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    number = next(number for number in itertools.count() if not os.path.lexists(f"{place}.{number}"))
+    os.rename(bundle.root / path, f"{place}.{number}")
+
+
+def _pruned(bundle: Bundle, removed: Mapping[str, int], aside: Mapping[str, int], left_over: Sequence[str]) -> str:
+    said = f"{len(removed) + len(left_over)} removed ({size_text(sum(removed.values()))})"
+    return f"{said}, {len(aside)} that no bundle has had set aside in {bundle.set_aside}" if aside else said
 
 
 def _remove_emptied(bundle: Bundle, paths: Iterable[str], files: Iterable[str]) -> None:

@@ -17,10 +17,11 @@ from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetC
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Repository, Target, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, FetchError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._git import session
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
 
 NAMED = 3
 """How many files a reason names."""
@@ -147,7 +148,7 @@ class _Check:
             return item
         _listed, wrong = self._below(str(place.relative_to(self.bundle.root)))
         try:
-            lock = read_json(place / "lock.json", BundleError)
+            lock = read_lock(place / "lock.json")
             carried = set(lock["closure"])
             packages = [package for package in [*lock["packages"], *lock.get("build", [])] if package["path"] in carried]
         except (BundleError, KeyError, TypeError, AttributeError):

@@ -208,7 +208,7 @@ class AssetCache(Cache[Asset]):
         super().__init__(bundle, fetcher)
         self.record = bundle.records / "assets.json"
         self._guard = threading.Lock()
-        self._unpacked: dict[str, dict[str, Any]] = read_json(self.record, FetchError) if self.record.exists() else {}
+        self._unpacked: dict[str, dict[str, Any]] = read_json(self.record, FetchError, {str: dict}) if self.record.exists() else {}
 
     def place(self, entry: Asset) -> Path:
         return self.bundle.assets / entry.dest

@@ -405,6 +405,20 @@ def extended(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "targets": dict(_extended(dict(_section(data, "targets"))))}
 
 
+def filled(data: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Return a catalogue's data with the settings that URLs of its wheels begin with filled in: ``{isaac_sim_index}/name/file``.
+
+    :param values: the settings by name; of one that is empty nothing comes, and whoever wants such a wheel is told so.
+    """
+
+    def fill(entry: Any) -> Any:
+        url = entry.get("url") if isinstance(entry, Mapping) else None
+        found = re.match(r"\{(\w+)\}(/.*)", url, re.DOTALL) if isinstance(url, str) else None
+        return {**entry, "url": values[found[1]].rstrip("/") + found[2]} if found and found[1] in values else entry
+
+    return {**data, "wheels": {name: fill(entry) for name, entry in _section(data, "wheels")}}
+
+
 def _has_no_host(entry: Repository | Wheel | Asset) -> bool:
     """Return whether the URL of a file begins with a variable that is not set, which matters only to who wants the file."""
     return not isinstance(entry, Repository) and entry.url.startswith("/")

@@ -18,9 +18,10 @@ from packaging.version import Version
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter
 
@@ -149,7 +150,7 @@ def effective_lock(bundle: Bundle, lock: Path, editables: Iterable[Mapping[str, 
     """
     data = _read(lock)
     packages = _packages(lock, data)
-    told = read_json(lock.with_name("lock.json"), VenvError) if lock.with_name("lock.json").is_file() else {}
+    told = read_lock(lock.with_name("lock.json"), VenvError) if lock.with_name("lock.json").is_file() else {}
     served = {normalize(item["name"]) for item in told.get("packages", ()) if item.get("served")}
     packages = {name: replace(package, served=name in served and package.kind == "wheels") for name, package in packages.items()}
     for editable in editables:

@@ -309,9 +309,9 @@ def read_part(part: Path) -> list[dict[str, Any]]:
     """Return the lines of a record that is not finished, the header first; a line that was cut off is none."""
     found = []
     for line in part.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
-    return found
+    return [line for line in found if isinstance(line, dict)]
 
 
 def going_on(part: Path) -> bool:

@@ -27,6 +27,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._activation import (
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, judge, stored_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ProcessError, VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, read_json, remove, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import IGNORED
 from ansible_collections.rlinf.offline.plugins.module_utils._install import (
     Installer,
     Wanted,
@@ -315,13 +316,14 @@ class Existing:
         prints = {name: package.fingerprint() for name, package in distributions(self.path, names).items()}
         write_json(self.record, {**stamp, "remote": {**kept, **remote}, "fingerprints": prints})
 
-    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, mark: bool) -> dict[str, Any]:
-        """Hash every file of the target's packages again and import its modules.
+    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, mark: bool, gpu: str = IGNORED) -> dict[str, Any]:
+        """Hash every file of the target's packages again, import its modules, and let its PyTorch compute on this node's GPUs.
 
         :param lock: the lock it should be of; that of its installation if not given.
         :param mark: whether damage is written down, so that the next install mends it.
-        :returns: the packages with where they came from, and the digest, for the module's result.
-        :raises VenvError: it is not there, is of another lock, or a file is damaged.
+        :param gpu: whether it has to (see :func:`~_gpu_check.check`).
+        :returns: the packages with where they came from, what the GPUs did, and the digest, for the module's result.
+        :raises VenvError: it is not there, is of another lock, a file is damaged, or a GPU does not compute.
         """
         known = self.known
         if known is None or known.get("unfinished"):
@@ -335,7 +337,8 @@ class Existing:
         refuse_damaged(damaged, self.path)
         compare(own, self.path, exact=False)
         self.installer.try_imports(imports, self.path, known["exports"])
-        return {"packages": sources(own, known, self.installer.bundle), "digest": known["digest"]}
+        computed = self.installer.try_gpus(gpu, own, self.path, known["exports"])
+        return {"packages": sources(own, known, self.installer.bundle), "gpu": computed, "digest": known["digest"]}
 
     def withdraw(self, *, check: bool) -> Plan:
         """Take the exports of the target out of the environment again, and what is written down of it; its packages stay.

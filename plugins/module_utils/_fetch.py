@@ -33,6 +33,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._faults import check
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact, without_userinfo
 
 Item = TypeVar("Item")
@@ -168,7 +169,8 @@ class Fetcher:
             _Part(download).remove()
             return found
         download.destination.parent.mkdir(parents=True, exist_ok=True)
-        return _Transfer(self, download, self._expected(download)).run()
+        with Meter("download", download.destination.name, download.size) as meter:
+            return _Transfer(self, download, self._expected(download), meter).run()
 
     def fetch_all(self, downloads: Sequence[Download]) -> list[Fetched | OfflineError]:
         """Bring many files at a time; return what became of each, in their order. None stops another."""
@@ -410,8 +412,9 @@ class _Part:
 class _Transfer:
     """One file on its way: attempts, retries, and the judgement at the end."""
 
-    def __init__(self, fetcher: Fetcher, download: Download, expected: _Expected) -> None:
+    def __init__(self, fetcher: Fetcher, download: Download, expected: _Expected, meter: Meter) -> None:
         self.fetcher = fetcher
+        self.meter = meter
         self.download = download
         self.expected = expected
         self.actual = fetcher.actual(download.url)
@@ -543,6 +546,8 @@ class _Transfer:
 
     def _progress(self, count: int) -> None:
         self.received += count
+        self.meter.total = self.part.seen.length
+        self.meter.show(self.part.size)
         if self.fetcher.stop.is_set():
             raise self._error("interrupted")
         if self.received - self.marked >= SLOWEST * self.fetcher.network.timeout:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
@@ -163,24 +165,40 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """Return the canonical JSON of *value*: sorted keys, two spaces, a final newline."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    buffer = io.BytesIO()
+    # as it is made: dumps() keeps each token of an indented text by itself until the last, which is six times the text
+    with io.TextIOWrapper(buffer, encoding="utf-8", newline="\n", write_through=False) as text:
+        json.dump(value, text, indent=2, sort_keys=True, ensure_ascii=False)
+        text.write("\n")
+        text.flush()
+        return buffer.getvalue()
 
 
-def read_json(path: Path, error: type[OfflineError] = OfflineError) -> Any:
+AGAIN = "Remove it and run again."
+"""What to do with a damaged file that is made anew by itself."""
+
+
+def read_json(path: Path, error: type[OfflineError] = OfflineError, shape: Any = object, remedy: str = AGAIN) -> Any:
     """Read a JSON file that this collection wrote.
 
-    :param error: the exception for a file that is no JSON; it names the file.
+    :param error: the exception for a file that is no JSON, or of another shape; it names the file.
+    :param shape: as :mod:`._shape` describes it; without one it may be anything.
+    :param remedy: what the user is to do with a damaged one.
     :raises FileNotFoundError: there is none.
     """
-    return parse_json(path.read_bytes(), path, error)
+    return parse_json(path.read_bytes(), path, error, shape, remedy)
 
 
-def parse_json(data: bytes, path: Path, error: type[OfflineError] = OfflineError) -> Any:
+def parse_json(data: bytes, path: Path, error: type[OfflineError] = OfflineError, shape: Any = object, remedy: str = AGAIN) -> Any:
     """Return what the content of a JSON file says, as :func:`read_json` does."""
     try:
-        return json.loads(data)
+        found = json.loads(data)
     except (ValueError, RecursionError) as exception:  # the latter: a thousand brackets
-        raise error(f"{path} is damaged ({exception}). Remove it and run again.") from None
+        raise error(f"{path} is damaged ({exception}). {remedy}") from None
+    said = misfit(found, shape)
+    if said:
+        raise error(f"{path} is damaged: {said}. {remedy}")
+    return found
 
 
 def switch_link(link: Path, target: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD, install_command, installs
+from ansible_collections.rlinf.offline.plugins.module_utils import _kernels
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import PACKAGES, RECORD, install_command, installs
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
@@ -25,6 +26,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import read_j
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT
 from ansible_collections.rlinf.offline.plugins.module_utils._interpreters import Interpreter, fitting, offered
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import Misfit as WheelMisfit
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, supported_tags
@@ -67,11 +69,15 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of a lock: the normalized name of its package, its version and file name."""
+    """A wheel of a lock: the normalized name of its package, its version and file name.
+
+    :param code: the GPUs that it holds code for (see :mod:`~_kernels`); empty where it holds none, or nobody has looked.
+    """
 
     package: str
     version: str
     filename: str
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
         manifest = read_manifest(bundle)
         locks = {target.name: _lock(bundle, manifest, target, catalog) for target in targets}
         system = _repositories(bundle)
+        code = {path: tuple(entry["code"]) for path, entry in _kernels.record(bundle).items()}
     except OfflineError as error:
         return Offer(str(root), problems=(Misfit("bundle", str(error), "Run rlinf.offline.download."),))
     problems = [
@@ -154,7 +161,7 @@ def offer(root: Path, targets: Sequence[Target], catalog: Catalog) -> Offer:
     ]
     files = manifest["files"]
     wheels = tuple(path.rpartition("/")[2] for path in files if path.endswith(".whl"))
-    needs = tuple(_need(target, lock, catalog, files) for target in targets if (lock := locks[target.name]))
+    needs = tuple(_need(target, lock, catalog, files, code) for target in targets if (lock := locks[target.name]))
     size = sum(entry.get("size", 0) for entry in files.values())
     pushed = files_for(bundle, files, [name for name, lock in locks.items() if lock])
     # other wheels of the catalogue fit as well as those in the bundle
@@ -179,7 +186,7 @@ def _repositories(bundle: Bundle) -> dict[str, Repository]:
     """Return the system packages of a bundle, by release and architecture."""
     found = {}
     for path in bundle.root.glob(f"apt/*/*/{RECORD}"):
-        record = read_json(path, BundleError)
+        record = read_json(path, BundleError, PACKAGES)
         installed = {file["package"]: file["installed"] for file in record["files"]}
         found[f"{record['release']}/{record['architecture']}"] = Repository(frozenset(record["packages"]), installed)
     return found
@@ -189,7 +196,7 @@ def _names(bundle: Bundle, manifest: Mapping[str, Any], targets: Sequence[Target
     """Return the names of the packages of every lock for the commits of the targets' projects: nodes share ``rlinf_skip_packages``."""
     commits = {commit for target in targets if (commit := _commit(manifest, target, catalog))}
     locks = (path for commit in commits for path in bundle.targets.glob(f"{commit}/*/lock.json"))
-    return frozenset(package["name"] for path in locks for package in read_json(path, BundleError).get("packages", ()))
+    return frozenset(package["name"] for path in locks for package in read_lock(path)["packages"])
 
 
 def _commit(manifest: Mapping[str, Any], target: Target, catalog: Catalog) -> str | None:
@@ -203,15 +210,15 @@ def _lock(bundle: Bundle, manifest: Mapping[str, Any], target: Target, catalog: 
     if commit is None:
         return None
     path = bundle.target(commit, target.name) / "lock.json"
-    return dict(read_json(path, BundleError)) if path.is_file() else None
+    return read_lock(path) if path.is_file() else None
 
 
-def _need(target: Target, lock: Mapping[str, Any], catalog: Catalog, files: Mapping[str, Any]) -> Need:
+def _need(target: Target, lock: Mapping[str, Any], catalog: Catalog, files: Mapping[str, Any], code: Mapping[str, tuple[str, ...]]) -> Need:
     platform = _PLATFORM.match(lock["platform"])
     machine, glibc = (platform["machine"], platform["glibc"].replace("_", ".")) if platform else ("", "0")
     packages = lock.get("packages", [])
     wheels = [
-        Wheel(package["name"], package["version"] or "", package["path"].rpartition("/")[2])
+        Wheel(package["name"], package["version"] or "", package["path"].rpartition("/")[2], code.get(package["path"], ()))
         for package in packages
         if package["path"].endswith(".whl")
     ]
@@ -272,6 +279,7 @@ def misfits(node: Mapping[str, Any], bundle: Offer, wish: Wish, *, remote: bool)
         *_pythons(node, wish, bundle),
         *(row for need in bundle.needs for row in _wheels(node, need, bundle.wheels, skip)),
         *_driver(node["gpus"], bundle.needs),
+        *(row for need in bundle.needs for row in _code(node["gpus"], need, skip)),
         *_compilers(node, bundle.needs, skip, coming),
         *_system_packages(node, bundle, wish),
         *_tools(node["tools"], remote and bundle.digest not in (None, node["bundle"]["digest"]), coming),
@@ -382,7 +390,34 @@ def _driver(gpus: Mapping[str, Any], needs: Iterable[Need]) -> Iterator[Misfit]:
         wanted = (
             f"Nothing is held back for it. What is built for CUDA {majors[-1]} needs a driver of {OLDEST_DRIVERS[majors[-1]]} or newer."
         )
-        yield Misfit("GPU", first_line(gpus["problem"]), wanted, fatal=False)
+        there = f"{gpus['on_bus']} on the PCI bus, and " if gpus.get("on_bus") else ""
+        yield Misfit("GPU", there + first_line(gpus["problem"]), wanted, fatal=False)
+
+
+def _code(gpus: Mapping[str, Any], need: Need, skip: Collection[str]) -> Iterator[Misfit]:
+    """Compare the GPUs with what wheels hold code for. Without PyTorch's own nothing computes; others may not be used at all."""
+    wheels = [wheel for wheel in need.wheels if wheel.code and wheel.package not in skip]
+    devices = {(device["name"], device["compute"]): None for device in gpus.get("devices") or () if device.get("compute")}
+    for name, capability in devices:
+        without = [wheel for wheel in wheels if not _kernels.runs(wheel.code, capability)]
+        for wheel in without:
+            if wheel.package != "torch":
+                continue
+            other = "a newer" if _kernels.newer(wheel.code, capability) else "an older"
+            yield Misfit(
+                f"GPU for {need.target}",
+                f"{name} has compute capability {capability}; {wheel.filename} holds code for {', '.join(wheel.code)}",
+                f"Lock a PyTorch for {other} CUDA (rlinf_torch_backend, or another version of the project), or leave this node out.",
+            )
+        names = [wheel.filename for wheel in without if wheel.package != "torch"]
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            yield Misfit(
+                f"GPU for {need.target}",
+                f"{name} has compute capability {capability}, for which {names[0]}{more} hold{'' if more else 's'} no code",
+                "Nothing is held back for it; what they compute on the GPU fails. rlinf_skip_packages leaves them out.",
+                fatal=False,
+            )
 
 
 def _coming(node: Mapping[str, Any], bundle: Offer, wish: Wish) -> Collection[str]:

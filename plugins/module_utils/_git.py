@@ -24,6 +24,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitEr
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
 from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter, bytes_below
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, redact, without_userinfo
 
 # GitPython looks for git when it is imported, and its complaint is no message for a user; _check_version says it
@@ -233,7 +234,10 @@ class Git:
         :raises GitError: it failed, even when tried again, or said nothing for the network's time limit.
         """
         checkpoint(f"git {' '.join(os.fspath(argument) for argument in arguments[:2])}")
-        self._patiently(arguments, about)
+        packs = [self.git_dir / "objects" / "pack"] if self.git_dir else []
+        before = bytes_below(*packs)
+        with Meter("mirror", about).watching(lambda: bytes_below(*packs) - before):
+            self._patiently(arguments, about)
 
     def ask(self, *arguments: str | os.PathLike[str], about: str) -> str:
         """Return what a command that talks to a remote and changes nothing prints.

@@ -13,6 +13,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _gpu_check
 from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated
 from ansible_collections.rlinf.offline.plugins.module_utils._built import Builder
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package
@@ -271,6 +272,15 @@ class Installer:
             raise VenvError(
                 f"{self.target}: these modules cannot be imported in {place}: {named}. See that the target's lock, exports and repositories are right."
             )
+
+    def try_gpus(self, mode: str, own: EffectiveLock, place: Path, exports: Mapping[str, Any]) -> dict[str, Any]:
+        """Let PyTorch of the environment compute on every GPU, as a job would, and return what came of it.
+
+        :param own: what was installed.
+        :raises VenvError: see :func:`~_gpu_check.check`.
+        """
+        has_torch = any(package.name == "torch" for package in own.packages)
+        return _gpu_check.check(mode, self.target, place, exports, has_torch=has_torch).json
 
 
 def compare(lock: EffectiveLock, place: Path, *, exact: bool) -> None:

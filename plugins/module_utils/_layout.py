@@ -133,6 +133,16 @@ class Bundle:
         )
 
     @property
+    def by_name(self) -> tuple[Path, ...]:
+        """Those of the folders whose files are only ever taken by name: nobody looks what else is there."""
+        return (self.assets, self.wheelhouse, self.wheels)
+
+    @property
+    def set_aside(self) -> Path:
+        """What lay in the folders of the bundle, and no bundle has had it: somebody's own."""
+        return self.root / ".set-aside"
+
+    @property
     def cache(self) -> Path:
         """Scratch space of the bastion (uv's cache, checkouts, partial downloads): not in the manifest, not pushed."""
         return self.root / ".cache"

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _kernels
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._definition import definition
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, sha256_bytes, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, sha256_bytes, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
@@ -104,7 +106,7 @@ class Locker:
                 f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does)."
             )
         folder = self.bundle.target(record["commit"], target.name)
-        known = read_json(folder / "lock.json", LockError) if (folder / "lock.json").exists() else None
+        known = read_lock(folder / "lock.json", LockError) if (folder / "lock.json").exists() else None
         if known and not update:
             self._refuse_changed(target, known)
             return self._known(target, known, check=check)
@@ -127,7 +129,7 @@ class Locker:
         current = {**known, **self._described(target, known)}
         texts = known.get("written", {})
         written = current == known and bool(texts) and all(_is(folder / name, digest) for name, digest in texts.items())
-        if written and not missing:
+        if written and not missing and not _kernels.unread(self.bundle, packages):
             return self._result(known, before, changed=False, state="locked", reason="locked before, every file is there")
         if check:
             reason = f"{len(missing)} files would be fetched again" if missing else "would be written again, the packages are the same"
@@ -280,6 +282,9 @@ class Locker:
     def _write(self, target: Target, lock: Mapping[str, Any], packages: list[Package]) -> None:
         from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
 
+        if fresh := _kernels.unread(self.bundle, packages):
+            self.progress(f"{target.name}: looking which GPUs {len(fresh)} wheels hold code for")
+            _kernels.read(self.bundle, fresh)
         folder = self.bundle.target(lock["project"]["commit"], target.name)
         folder.mkdir(parents=True, exist_ok=True)
         files = [

@@ -57,7 +57,7 @@ _NAMES = 10_000
 _LINES = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A piece of a file: *size* bytes of *path* from *offset* on lie in *file* of the volume; *mode* is the whole file's."""
 

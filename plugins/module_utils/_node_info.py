@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _apt_install, _bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, STAMP
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._process import run
+from ansible_collections.rlinf.offline.plugins.module_utils._process import Completed, run
+from ansible_collections.rlinf.offline.plugins.module_utils._runtime import Runtime
 
 PATIENCE = 10.0
 """Seconds after which a program or a file system that says nothing is reported as such."""
@@ -41,13 +42,21 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "nvcc": ("nvcc", "--version"),
     "g++": ("g++", "--version"),
 }
-# beside PATH, which is short where nobody logs in; CUDA_HOME goes first, as where something is compiled
-_TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+# beside PATH, which is short where nobody logs in; CUDA_HOME goes first, as where something is compiled. The last two hold nvidia-smi where a
+# host mounts its driver into the machine, and in WSL
+_TOOL_FOLDERS = (
+    *("/usr/local/cuda/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"),
+    *("/usr/local/nvidia/bin", "/usr/lib/wsl/lib"),
+)
 _PYTHON_FOLDERS = ("~/.local/bin", "~/.pyenv/versions/*/bin", "{uv}/*/bin", "/usr/local/bin", "/usr/bin", "/opt/python*/bin", "/opt/*/bin")
 _CONTAINERS = (("/run/.containerenv", "podman"), ("/.dockerenv", "docker"), ("/.singularity.d", "apptainer"))
 _SYSTEMD_CONTAINER = Path("/run/systemd/container")
 _CONTAINER_VARIABLE = "container"  # systemd's Container Interface
 _DRIVER = Path("/proc/driver/nvidia/version")
+_PCI = Path("/sys/bus/pci/devices")
+# PCI's number of NVIDIA, and its classes of graphics cards: VGA and, without a display, 3D controllers
+_NVIDIA = "0x10de"
+_GRAPHICS = ("0x0300", "0x0302")
 _ABOUT_PYTHON = (
     "import json, os, platform, sys, sysconfig\n"
     "header = os.path.join(sysconfig.get_path('include'), 'Python.h')\n"
@@ -60,7 +69,9 @@ _SYSTEM = ("release", "architecture", "missing", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
 _SHA256 = re.compile(rf'sha256 = "([0-9a-f]{{{SHORT}}})')
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
-_GPU_FIELDS = ("index", "name", "memory.total", "driver_version", "compute_cap")
+# the last ones are unknown to older drivers
+_GPU_FIELDS = ("index", "name", "memory.total", "driver_version", "compute_cap", "mig.mode.current")
+_KNOWN_TO_ALL = 4
 
 
 def gather(
@@ -116,7 +127,7 @@ def gather(
         "prefix": str(node.prefix),
         "bundle_dir": str(bundle.root),
         "python": sys.executable,
-        "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK)},
+        "runtime": {"python": str(node.runtime_python), "present": os.access(node.runtime_python, os.X_OK), "ready": ready(node, bundle)},
         "environments": environments(node, existing),
         "unpacked": unpacked(node, existing),
         "built": sorted(path.name for path in node.built.glob("*") if any(path.rglob("*.whl"))),
@@ -222,6 +233,14 @@ def _held(bundle: Bundle) -> tuple[int, int]:
         for place, _folders, names in os.walk(folder):
             sizes += [os.lstat(os.path.join(place, name)).st_size for name in names]
     return sum(sizes), len(sizes)
+
+
+def ready(node: Node, bundle: Bundle) -> bool:
+    """Return whether rlinf_runtime would find nothing to do with the bundle as it is now."""
+    try:
+        return bundle.manifest.is_file() and not Runtime(node, bundle).plan().changed
+    except (OfflineError, OSError):
+        return False
 
 
 def environments(node: Node, existing: Path | None = None) -> list[str]:
@@ -410,27 +429,31 @@ def is_program(path: str) -> bool:
 def gpus(patience: float = PATIENCE) -> dict[str, Any]:
     """Return the GPUs, the driver's version and the newest CUDA that it runs, as ``nvidia-smi`` says.
 
-    ``problem`` says why if it doesn't; the driver's version is then the kernel's word.
+    ``problem`` says why if it doesn't; the driver's version is then the kernel's word. ``on_bus`` counts what PCI knows, driver or not.
     """
-    nothing: dict[str, Any] = {"devices": [], "driver": kernel_driver(), "cuda": None}
+    nothing: dict[str, Any] = {"devices": [], "driver": kernel_driver(), "cuda": None, "on_bus": gpus_on_bus()}
     path = shutil.which("nvidia-smi", path=_search())
     if path is None:
         return {**nothing, "problem": "nvidia-smi is not there" + (": no NVIDIA driver" if nothing["driver"] is None else "")}
+    # where a container is given the driver's libraries by this alone
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+
+    def ask(*arguments: str) -> Completed:
+        return run([path, *arguments], what="asking nvidia-smi for the GPUs", timeout=patience, env=libraries, check=False)
 
     def devices() -> str:
-        # drivers older than 495 do not know the last field, and refuse all for it
-        for fields in (_GPU_FIELDS, _GPU_FIELDS[:-1]):
-            query = [path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-            done = run(query, what="asking nvidia-smi for the GPUs", timeout=patience, check=fields != _GPU_FIELDS)
+        # a driver refuses the whole question for one field that it does not know
+        for count in range(len(_GPU_FIELDS), _KNOWN_TO_ALL - 1, -1):
+            done = ask(f"--query-gpu={','.join(_GPU_FIELDS[:count])}", "--format=csv,noheader,nounits")
             if not done.status:
                 break
-        return done.stdout
+        return _answered(done)
 
     answers = ask_all(
         {
             "devices": devices,
             # only the table that people read names the newest CUDA
-            "table": lambda: run([path], what="asking nvidia-smi for the driver", timeout=patience).stdout,
+            "table": lambda: _answered(ask()),
         },
         patience + 0.5,
     )
@@ -440,8 +463,28 @@ def gpus(patience: float = PATIENCE) -> dict[str, Any]:
     found = read_gpus(answers["devices"])
     if not found["devices"] and "No devices" not in answers["devices"]:
         return {**nothing, "problem": f"nvidia-smi says what cannot be understood: {answers['devices'].strip()[:80]!r}"}
-    cuda = re.search(r"CUDA Version:\s*(\d+\.\d+)", answers["table"])
-    return {**found, "driver": found["driver"] or nothing["driver"], "cuda": cuda[1] if cuda else None, "problem": None}
+    return {**nothing, **found, "driver": found["driver"] or nothing["driver"], "cuda": read_cuda(answers["table"]), "problem": None}
+
+
+def _answered(done: Completed) -> str:
+    """Return what nvidia-smi said.
+
+    :raises ProcessError: it failed; its own words are the whole message, of which a table shows the first line.
+    """
+    if not done.status:
+        return done.stdout
+    said = done.stdout.strip() or done.stderr.strip() or f"it ended with status {done.status} and said nothing"
+    raise ProcessError(f"nvidia-smi: {said}")
+
+
+def gpus_on_bus() -> int:
+    """Return how many NVIDIA GPUs the PCI bus has, which the kernel knows without a driver, too."""
+    count = 0
+    for device in _PCI.glob("*"):
+        with contextlib.suppress(OSError):
+            vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+            count += vendor == _NVIDIA and kind.startswith(_GRAPHICS)
+    return count
 
 
 def kernel_driver() -> str | None:
@@ -453,17 +496,29 @@ def kernel_driver() -> str | None:
     return found[1] if found else None
 
 
+def read_cuda(table: str) -> str | None:
+    """Return the newest CUDA that the driver runs, out of what nvidia-smi prints for people."""
+    found = re.search(r"CUDA(?: \w+)? Version\s*:\s*(\d+\.\d+)", table)
+    return found[1] if found else None
+
+
 def read_gpus(text: str) -> dict[str, Any]:
-    """Return the devices (``memory`` in MiB, ``compute`` the compute capability) and the driver's version out of nvidia-smi's CSV."""
+    """Return the devices and the driver's version out of nvidia-smi's CSV, whose rows have :data:`_GPU_FIELDS` or as many as the driver knows.
+
+    Of a device, ``memory`` is in MiB, ``compute`` the compute capability, ``mig`` whether it is split into instances; None is unknown.
+    """
     lines = [[field.strip() for field in row] for row in csv.reader(text.splitlines())]
-    rows = [row for row in lines if len(row) in (len(_GPU_FIELDS), len(_GPU_FIELDS) - 1) and _VERSION.fullmatch(row[3])]
-    devices = [
-        {
-            "index": int(row[0]) if row[0].isdigit() else None,
-            "name": row[1],
-            "memory": int(row[2]) if row[2].isdigit() else None,
-            "compute": row[4] if len(row) > 4 else None,
-        }
-        for row in rows
-    ]
+    rows = [row for row in lines if _KNOWN_TO_ALL <= len(row) <= len(_GPU_FIELDS) and _VERSION.fullmatch(row[3])]
+    devices = []
+    for row in rows:
+        index, name, memory, _driver, compute, mig = (*row, *[""] * (len(_GPU_FIELDS) - len(row)))
+        devices.append(
+            {
+                "index": int(index) if index.isdigit() else None,
+                "name": name,
+                "memory": int(memory) if memory.isdigit() else None,
+                "compute": compute if _VERSION.fullmatch(compute) else None,
+                "mig": {"Enabled": True, "Disabled": False}.get(mig),
+            }
+        )
     return {"devices": devices, "driver": rows[0][3] if rows else None}

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
@@ -29,6 +28,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     switch_link,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+
+if TYPE_CHECKING:
+    from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset
 
 # -- assets --------------------------------------------------------------------------------------------------------------------
 

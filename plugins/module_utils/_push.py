@@ -19,6 +19,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._closure import file
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, environment
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter, written_by
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 
 PARTIAL = ".rlinf-partial"
@@ -108,21 +109,27 @@ def rsync(ssh: Ssh | None, *, remote_program: str | None = None, bandwidth: int 
     return [*command, *(["--dry-run"] if check else [])]
 
 
-def run_rsync(command: Sequence[str], names: Sequence[str], source: Path, destination: str) -> Transfer:
+def run_rsync(command: Sequence[str], names: Sequence[str], source: Path, destination: str, meter: Meter) -> Transfer:
     """Run the command of :func:`rsync` for these files of *source*.
 
+    :param meter: told how much it has sent.
     :raises BundleError: it failed; the message says what that means and what to do.
     """
     start = time.monotonic()
     listed = "".join(f"{name}\0" for name in names).encode()
     argv = [*command, f"{source}/", f"{destination}/"]
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(argv, input=listed, capture_output=True, check=False, env={**os.environ, **environment()})
+        with (
+            subprocess.Popen(argv, env={**os.environ, **environment()}, stdin=pipe, stdout=pipe, stderr=pipe) as process,
+            meter.watching(lambda: written_by(process.pid)),
+        ):
+            stdout, stderr = process.communicate(listed)
     except FileNotFoundError:
         raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.") from None
-    if done.returncode:
-        raise BundleError(explain(done.returncode, done.stderr.decode(errors="replace"), destination), status=done.returncode)
-    return Transfer(parse_items(done.stdout.decode(errors="replace")), time.monotonic() - start)
+    if process.returncode:
+        raise BundleError(explain(process.returncode, stderr.decode(errors="replace"), destination), status=process.returncode)
+    return Transfer(parse_items(stdout.decode(errors="replace")), time.monotonic() - start)
 
 
 def parse_items(output: str) -> dict[str, int]:
@@ -173,7 +180,8 @@ def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool, pythons: 
     """Return a shell script for the node that says what is at *destination*, one finding a line.
 
     ``shared``: the nonce file of the bastion is there, too. ``sealed``: it has a manifest. ``no-rsync``: there is none.
-    ``python <version> <path>``: an interpreter. ``file <bytes> <seconds> <name>``: every file and link in the bundle's folders.
+    ``python <version> <path>``: an interpreter. ``file <type and mode> <bytes> <seconds> <name>``, a tab and where it leads, if it is a link: the
+    manifest, its signature, and everything in the bundle's folders.
 
     :param make: have the directory there.
     :param pythons: look for interpreters, too.
@@ -187,9 +195,33 @@ def look(destination: Path, nonce: str, bundle: Bundle, *, make: bool, pythons: 
         f"cd {place} || exit 1",
         f"if test -e .cache/{shlex.quote(nonce)}; then echo shared; exit 0; fi",
         "if test -e bundle.json; then echo sealed; fi",
-        f"for folder in {folders}; do if test -d \"$folder\"; then find \"$folder\" '(' -type f -o -type l ')' -printf 'file %s %T@ %p\\n'; fi; done",
+        f'for place in bundle.json bundle.json.sig {folders}; do if test -e "$place"; then find "$place" '
+        "'(' -type f -o -type l ')' -printf 'file %y%m %s %T@ %p\\t%l\\n'; fi; done",
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class There:
+    """A file or link, by what rsync's quick check looks at.
+
+    :param mode: ``f644``; a link's own mode says nothing.
+    :param size: in bytes.
+    :param seconds: its modification time, in whole seconds.
+    :param link: where it leads, if it is one.
+    """
+
+    mode: str
+    size: int
+    seconds: int
+    link: str = ""
+
+    @classmethod
+    def of(cls, path: Path) -> There:
+        """Return what is so on this machine."""
+        status = path.lstat()
+        link = os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""
+        return cls(f"{'l' if link else 'f'}{stat.S_IMODE(status.st_mode):o}", status.st_size, status.st_mtime_ns // 10**9, link)
 
 
 @dataclass(frozen=True)
@@ -197,22 +229,23 @@ class Seen:
     """What the script of :func:`look` said.
 
     :param pythons: interpreters that a peer of a swarm could run with, by version, ``3.11``.
-    :param files: size in bytes and modification time in whole seconds by name.
+    :param files: what is known of each file and link, by name.
     """
 
     shared: bool
     sealed: bool
     rsync: bool
     pythons: Mapping[str, str]
-    files: Mapping[str, tuple[int, int]]
+    files: Mapping[str, There]
 
     @classmethod
     def parse(cls, lines: Sequence[str]) -> Seen:
         files = {}
         for line in lines:
             if line.startswith("file "):
-                size, seconds, name = line.removeprefix("file ").split(" ", 2)
-                files[name] = (int(size), int(seconds.partition(".")[0]))
+                mode, size, seconds, rest = line.removeprefix("file ").split(" ", 3)
+                name, _tab, link = rest.rpartition("\t")
+                files[name] = There(mode, int(size), int(seconds.partition(".")[0]), link)
         pythons = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("python "))
         return cls("shared" in lines, "sealed" in lines, "no-rsync" not in lines, pythons, files)
 
@@ -220,7 +253,11 @@ class Seen:
         """Return those of these files of a bundle that are not on the node as they are here, by size in bytes; links are left out."""
         lacking = {}
         for name in names:
-            status = (bundle.root / name).lstat()
-            if not stat.S_ISLNK(status.st_mode) and self.files.get(name) != (status.st_size, status.st_mtime_ns // 10**9):
-                lacking[name] = status.st_size
+            here, there = There.of(bundle.root / name), self.files.get(name)
+            if not here.link and (there is None or (here.size, here.seconds) != (there.size, there.seconds)):
+                lacking[name] = here.size
         return lacking
+
+    def same(self, bundle: Bundle, names: Iterable[str]) -> bool:
+        """Return whether these files and links of a bundle are on the node as they are here, so that rsync would find nothing to do."""
+        return all(self.files.get(name) == There.of(bundle.root / name) for name in names)

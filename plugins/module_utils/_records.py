@@ -9,9 +9,30 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+
+LOCK = {
+    "target?": str,
+    "python": str,
+    "platform?": str,
+    "project?": {"commit": str},
+    "packages": [{"name": str, "version": (str, type(None)), "kind": str, "path": str, "sha256": str, "size": int, "served?": bool}],
+    "build?": [{"name": str, "path": str, "sha256": str, "size": int}],
+    "build_on_node?": {str: {"needs?": [str], "env?": {str: str}}},
+    "closure?": [str],
+    "editables?": [{"package": str, "repository": str}],
+    "files?": {str: str},
+    "git?": {str: dict},
+    "written?": {str: str},
+}
+"""What is read of a lock, in the words of :mod:`._shape`."""
+_RECORD_REMEDY = "Take it from a copy of the bundle, or remove it and run the playbook rlinf.offline.download again."
+_LOCK_REMEDY = (
+    "On a node, run the playbook rlinf.offline.push again with rlinf_scrub=true; on the bastion, run rlinf.offline.download with it, which brings a copy "
+    "back or says what is lost."
+)
 
 
 def read_record(bundle: Bundle, name: str) -> dict[str, Any]:
@@ -19,15 +40,10 @@ def read_record(bundle: Bundle, name: str) -> dict[str, Any]:
 
     :raises BundleError: it is damaged.
     """
-    path = bundle.records / name
     try:
-        record = read_json(path, BundleError)
+        record: dict[str, Any] = read_json(bundle.records / name, BundleError, dict, _RECORD_REMEDY)
     except FileNotFoundError:
         return {}
-    if not isinstance(record, dict):
-        raise BundleError(
-            f"{path} is damaged. Take it from a copy of the bundle, or remove it and run the playbook rlinf.offline.download again."
-        )
     return record
 
 
@@ -37,10 +53,17 @@ def read_locks(bundle: Bundle) -> Iterator[tuple[Path, dict[str, Any]]]:
     :raises BundleError: one is damaged.
     """
     for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        lock = read_json(path, BundleError)
-        if not isinstance(lock, dict) or not isinstance(lock.get("packages"), list):
-            raise BundleError(f"{path} is damaged: it is no lock of a target. Run the playbook rlinf.offline.download on the bastion.")
-        yield path, lock
+        yield path, read_lock(path)
+
+
+def read_lock(path: Path, error: type[OfflineError] = BundleError) -> dict[str, Any]:
+    """Return a lock of a target, ``lock.json``.
+
+    :raises OfflineError: *error*: it is damaged.
+    :raises FileNotFoundError: there is none.
+    """
+    lock: dict[str, Any] = read_json(path, error, LOCK, _LOCK_REMEDY)
+    return lock
 
 
 def lies_in(path: str, closure: Collection[str]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, INDEXES, RECORD, installs, renamed
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import BEFORE_PUSH, INDEXES, PACKAGES, RECORD, installs, renamed
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Release, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError, CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
@@ -73,7 +73,7 @@ def before_push(bundle: Bundle, node: Mapping[str, Any], state: str) -> list[str
     folder = bundle.apt(system["release"], system["architecture"])
     if not (folder / RECORD).is_file():
         return []
-    record = read_json(folder / RECORD, AptError)
+    record = read_json(folder / RECORD, AptError, PACKAGES)
     files = [*record["before_push"], *INDEXES] if BEFORE_PUSH in record["packages"] else []
     return [str((folder / name).relative_to(bundle.root)) for name in files]
 

@@ -61,6 +61,17 @@ def branches(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines or [NONE]
 
 
+def gpus(computed: Mapping[str, Any]) -> str:
+    """Return what PyTorch did on the GPUs of a node, in words; *computed* is what verifying found."""
+    if computed.get("state") != "computed":
+        reasons = {"no GPU": "no GPU on this node", "no torch": "the target has no PyTorch", "ignored": "not asked (rlinf_gpu_check)"}
+        without = f"torch {computed.get('torch')} is built without CUDA"
+        return f"nothing computed: {reasons.get(computed.get('state', 'ignored'), without)}"
+    devices = Counter(f"{device['name']} ({device['compute']})" for device in computed["devices"])
+    counted = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in devices.items())
+    return f"torch {computed['torch']} for CUDA {computed['cuda']} computed rightly on {counted}"
+
+
 def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a target came from.
 
@@ -88,6 +99,7 @@ def sources(placed: Mapping[str, Any], verified: Mapping[str, Any]) -> dict[str,
         "remote fallbacks": remote or [NONE],
         "assets": [f"{result['name']} -> {result['path']} ({result['state']})" for result in by_kind["asset"]] or [NONE],
         "downloaded": NONE,
+        "GPUs": gpus(verified.get("gpu", {})),
         "versions": {package["name"]: package["version"] or package["source"] for package in packages if package["name"] in shown},
     }
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ansible_collections.rlinf.offline.plugins.module_utils._apt import RECORD
+from ansible_collections.rlinf.offline.plugins.module_utils._apt import PACKAGES, RECORD
 from ansible_collections.rlinf.offline.plugins.module_utils._archive import DAMAGED
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, read_manifest, scan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
@@ -248,7 +248,7 @@ def _tools(bundle: Bundle) -> Iterator[Component]:
 
 def _system_packages(bundle: Bundle) -> Iterator[Component]:
     for path in sorted((bundle.root / "apt").glob(f"*/*/{RECORD}")):
-        record = read_json(path, BundleError)
+        record = read_json(path, BundleError, PACKAGES)
         with _reading(path):
             for file in record["files"]:
                 # as apt names files: a colon in a version is written %3a

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import site_packages
@@ -87,6 +86,9 @@ class Stage:
         :param log: what gets all that it says.
         :raises ProcessError: it failed; the end of what it said is in the message.
         """
+        # git and all that belongs to it, which only a script needs
+        from ansible_collections.rlinf.offline.plugins.module_utils import _worktrees
+
         self._provide()
         edited = _worktrees.top(script.cwd)
         if edited:

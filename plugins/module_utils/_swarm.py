@@ -29,6 +29,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Bundl
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, sha256_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import environment
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh
 from ansible_collections.rlinf.offline.plugins.module_utils._records import read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
@@ -70,7 +71,7 @@ def keep_names(bundle: Bundle, names: Iterable[str]) -> str:
 
 def kept_names(bundle: Bundle, digest: str) -> list[str]:
     """Return the list that :func:`keep_names` wrote."""
-    return [str(name) for name in read_json(_scratch(bundle) / f"{digest}.names", BundleError)]
+    return [str(name) for name in read_json(_scratch(bundle) / f"{digest}.names", BundleError, [str])]
 
 
 def forget_names(bundle: Bundle) -> None:
@@ -150,6 +151,7 @@ class _Running:
     """A peer that was started, and what it last said.
 
     :param told: gets its name with everything that it says, and None when it has ended.
+    :ivar lacks: how many bytes it is to receive.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class _Running:
     ) -> None:
         self.name = name
         self.part = Part()
+        self.lacks = 0
         self.address, self.client, self.port = "", "", 0
         self.ready = self.ended = False
         self.moved = time.monotonic()
@@ -225,6 +228,36 @@ class _Running:
             self.process.wait()
 
 
+def _exchange(
+    ready: Sequence[_Running],
+    peers: Mapping[str, _Running],
+    told: queue.Queue[tuple[str, dict[str, Any] | None]],
+    start: float,
+    meter: Meter,
+) -> None:
+    """Wait until each has everything, or was given up.
+
+    :param start: when they began, by the monotonic clock.
+    """
+    beaten = start
+    while not all(peer.part.complete or peer.ended for peer in ready):
+        with contextlib.suppress(queue.Empty):
+            name, event = told.get(timeout=0.2)
+            peers[name].hear(event)
+            if peers[name].part.complete and not peers[name].part.seconds:
+                peers[name].part.seconds = time.monotonic() - start
+            meter.show(sum(peer.part.received for peer in ready))
+        now = time.monotonic()
+        for peer in ready:
+            if not peer.part.complete and not peer.ended and now - peer.moved > PATIENCE:
+                peer.part.reason = f"nothing arrived for {PATIENCE:g} seconds"
+                peer.leave()
+        if now - beaten >= BEAT:
+            beaten = now
+            for peer in peers.values():
+                peer.tell(do="beat")
+
+
 @dataclass
 class Swarm:
     """A push of files of a bundle to some nodes.
@@ -256,6 +289,7 @@ class Swarm:
         try:
             for name, reach in nodes.items():
                 peers[name] = _Running(name, reach.command, reach.job(shared, files, self.wheels), told)
+                peers[name].lacks = sum(files[lacking][0] for lacking in reach.files if lacking in files)
             _until(told, peers, lambda peer: peer.ready)
             ready = [peer for peer in peers.values() if peer.ready and not peer.ended]
             if ready:
@@ -298,22 +332,8 @@ class Swarm:
             share = [first.index(peer), len(first)] if peer in first else None
             peer.tell(do="connect", peers=[[end.address, end.port] for end in ends], admit=[*addresses, peer.client], prefer=share)
         seed.tell(do="connect", peers=[[peer.address, peer.port] for peer in first], admit=addresses, prefer=None)
-        beaten = start
-        while not all(peer.part.complete or peer.ended for peer in ready):
-            with contextlib.suppress(queue.Empty):
-                name, event = told.get(timeout=0.2)
-                peers[name].hear(event)
-                if peers[name].part.complete and not peers[name].part.seconds:
-                    peers[name].part.seconds = time.monotonic() - start
-            now = time.monotonic()
-            for peer in ready:
-                if not peer.part.complete and not peer.ended and now - peer.moved > PATIENCE:
-                    peer.part.reason = f"nothing arrived for {PATIENCE:g} seconds"
-                    peer.leave()
-            if now - beaten >= BEAT:
-                beaten = now
-                for peer in peers.values():
-                    peer.tell(do="beat")
+        with Meter("swarm", f"to {len(ready)} nodes", sum(peer.lacks for peer in ready)) as meter:
+            _exchange(ready, peers, told, start, meter)
         for peer in peers.values():
             peer.tell(do="stop")
         _until(told, peers, lambda peer: peer.ended)

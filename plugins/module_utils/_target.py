@@ -22,6 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Offli
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, read_json, remove, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import AssetStore, Links, plan_file
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._reset import reset_all
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 
@@ -291,9 +292,12 @@ class _Planner:
                     yield Action(kind, path, Path(path), "removed", "no longer asked for", partial(remove, Path(path)), before=value)
 
 
+_STATE = {"worktrees?": {str: dict}, "assets?": [str], "links?": {str: str}, "files?": {str: str}}
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = read_json(path, TargetError)
+        state: dict[str, Any] = read_json(path, TargetError, _STATE)
     except FileNotFoundError:
         return {}
     return state
@@ -319,7 +323,7 @@ def find_lock(wanted: Wanted, manifest: Mapping[str, Any]) -> tuple[Path, dict[s
     for commit in dict.fromkeys((head, frozen)):
         folder = wanted.bundle.target(commit, name) if commit else None
         if folder and (folder / "lock.json").is_file():
-            return folder, read_json(folder / "lock.json", TargetError)
+            return folder, read_lock(folder / "lock.json", TargetError)
     there = sorted(f"{path.parent.name} at {path.parent.parent.name[:12]}" for path in wanted.bundle.targets.glob("*/*/lock.json"))
     raise TargetError(
         f"the bundle has no lock of {name} for {wanted.target.project} at {(frozen or head or 'any commit')[:12]}; it has {', '.join(there) or 'none'}. "

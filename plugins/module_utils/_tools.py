@@ -232,7 +232,9 @@ def collection_files(root: Path) -> dict[str, bytes]:
     :raises BundleError: it is neither.
     """
     if (root / "MANIFEST.json").is_file():
-        listed = read_json(root / "FILES.json", BundleError)["files"]
+        listed = read_json(root / "FILES.json", BundleError, {"files": [{"name": str, "ftype": str}]}, "Install the collection again.")[
+            "files"
+        ]
         names = ["MANIFEST.json", "FILES.json", *(entry["name"] for entry in listed if entry["ftype"] == "file")]
         return {name: (root / name).read_bytes() for name in names}
     if not (root / "galaxy.yml").is_file():

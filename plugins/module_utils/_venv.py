@@ -16,6 +16,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._effective import Ef
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, remove, switch_link
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, Generation, Generations
+from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import IGNORED
 from ansible_collections.rlinf.offline.plugins.module_utils._install import (
     SHOWN,
     Installer,
@@ -223,14 +224,15 @@ class Venv:
         ours = link.is_symlink() and Path(os.readlink(link)).parent == self.node.venvs
         return not os.path.lexists(link) or (ours and not link.exists() and os.readlink(link) != os.fspath(self.link))
 
-    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, exact: bool, mark: bool) -> dict[str, Any]:
-        """Hash every file of the current environment again and import its modules.
+    def verify(self, lock: EffectiveLock | None, imports: Sequence[str], *, exact: bool, mark: bool, gpu: str = IGNORED) -> dict[str, Any]:
+        """Hash every file of the current environment again, import its modules, and let its PyTorch compute on this node's GPUs.
 
         :param lock: the lock it should be of; that of its building if not given.
         :param exact: whether a package that someone added is an error.
         :param mark: whether damage is noted in its stamp, so that the next install builds it anew.
-        :returns: the packages with where they came from, and the generation, for the module's result.
-        :raises VenvError: there is none, it is of another lock, or a file is damaged.
+        :param gpu: whether it has to (see :func:`~_gpu_check.check`).
+        :returns: the packages with where they came from, what the GPUs did, and the generation, for the module's result.
+        :raises VenvError: there is none, it is of another lock, a file is damaged, or a GPU does not compute.
         """
         current = self.generations.current()
         if current is None:
@@ -247,7 +249,8 @@ class Venv:
         refuse_damaged(damaged, current.path)
         compare(own, current.path, exact=exact)
         self.installer.try_imports(imports, current.path, stamp["exports"])
-        return {"packages": sources(own, stamp, self.bundle), "generation": current.name, "digest": current.digest}
+        computed = self.installer.try_gpus(gpu, own, current.path, stamp["exports"])
+        return {"packages": sources(own, stamp, self.bundle), "gpu": computed, "generation": current.name, "digest": current.digest}
 
     def previous(self) -> tuple[Generation, Generation | None]:
         """Return the current generation and the one that rolling back leads to: None if it was rolled back already.

@@ -13,8 +13,10 @@ version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
   - Sealed, the bundle has a manifest, C(bundle.json), of every file's size, SHA-256 and origin, and of every repository's frozen commit.
-  - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount.
-  - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included.
+  - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount. With O(stamp), other files
+    may lie in C(assets/), C(wheelhouse/) and C(wheels/), where files are only ever taken by name; RV(extra) says how many.
+  - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included. With O(stamp), only what is known
+    to be of a former bundle is; what no bundle has had stays there, or is set aside in C(.set-aside/) of the bundle.
   - Mended, what was damaged since the bundle was sealed is removed, files and whole mirrors, so that the next download or push brings it again.
     Without O(full) only what has another size or time than it was sealed with is looked at, and only what never changes under its name.
   - Only the folders that a bundle is made of count. Anything else at its top is left alone.
@@ -31,7 +33,7 @@ options:
   stamp:
     description:
       - Where this machine notes what it verified, outside the bundle, so that only what changed is read the next time. Without it nothing is written.
-      - Only with O(state=verified).
+      - Only with O(state=verified) and O(state=pruned).
     type: path
   targets:
     description:
@@ -61,6 +63,12 @@ options:
     description: Accept an older bundle, too.
     type: bool
     default: false
+  former:
+    description:
+      - Remove files of former bundles from C(assets/), C(wheelhouse/) and C(wheels/), too. Elsewhere, where all that is there counts, they are in any case.
+      - Only with O(state=pruned) and O(stamp).
+    type: bool
+    default: true
   full:
     description: Hash every file, although its size and modification time say that it was hashed before.
     type: bool
@@ -146,8 +154,8 @@ damaged:
   returned: when the bundle is not what its manifest says
   type: dict
 extra:
-  description: With O(state=verified), which files the manifest does not list, as RV(missing).
-  returned: when the bundle is not what its manifest says
+  description: Which files the manifest does not list, and are still there, as C(count), their C(bytes) and the C(first) paths.
+  returned: with O(state=verified) and O(state=pruned)
   type: dict
 """
 
@@ -157,7 +165,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Outcome, prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Difference, Outcome, prune, seal, verify
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
@@ -173,6 +181,7 @@ ARGUMENTS: dict[str, Any] = {
     "signing_key": {"type": "path", "no_log": False},
     "trusted_signers": {"type": "str", "default": ""},
     "allow_downgrade": {"type": "bool", "default": False},
+    "former": {"type": "bool", "default": True},
     "full": {"type": "bool", "default": False},
     "jobs": {"type": "int", "default": 4},
 }
@@ -201,15 +210,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         }
     start = time.monotonic()
     options: dict[str, Any] = {"full": params["full"], "jobs": params["jobs"], "check": module.check_mode}
+    stamp = Path(params["stamp"]) if params["stamp"] else None
     if params["state"] == "sealed":
         outcome = seal(bundle, key=Path(params["signing_key"]) if params["signing_key"] else None, **options)
     elif params["state"] == "verified":
-        stamp = Path(params["stamp"]) if params["stamp"] else None
         outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust_of(params), **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:
-        outcome = prune(bundle, check=module.check_mode)
+        outcome = prune(bundle, stamp=stamp, former=params["former"], check=module.check_mode)
     found = result(outcome, params["state"], time.monotonic() - start)
     if module._diff:
         found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
@@ -233,6 +242,7 @@ def result(outcome: Outcome, state: str, seconds: float) -> dict[str, Any]:
         **{key: getattr(outcome, key) for key in ("changed", "reason", "serial", "digest", "files", "bytes", "hashed")},
         "changes": outcome.difference.json,
         "left_over": list(outcome.left_over),
+        "extra": Difference(removed=outcome.extra).json["removed"],
         "seconds": round(seconds, 3),
     }
     if outcome.left_over and state in ("sealed", "verified"):

@@ -108,7 +108,9 @@ node:
       type: list
       elements: str
     runtime:
-      description: The interpreter of the private environment (C(python)), and whether it is there (C(present)).
+      description:
+        - The interpreter of the private environment (C(python)), whether it is there (C(present)), and whether M(rlinf.offline.rlinf_runtime)
+          would find nothing to do with the bundle as it is (C(ready)).
       type: dict
     architecture:
       description: The machine, as C(uname -m) says.
@@ -138,7 +140,9 @@ node:
       type: dict
     gpus:
       description:
-        - C(devices) with C(index), C(name) and C(memory) in MiB, the version of the C(driver), the newest C(cuda) that it runs.
+        - C(devices) with C(index), C(name), C(memory) in MiB, C(compute), the compute capability such as V(9.0), and C(mig), whether the GPU is
+          split into instances; the version of the C(driver), and the newest C(cuda) that it runs.
+        - C(on_bus) is how many NVIDIA GPUs the PCI bus has, whether there is a driver or not.
         - C(problem) says why C(nvidia-smi) told nothing. The driver's version is then what the kernel has loaded.
       type: dict
     pythons:

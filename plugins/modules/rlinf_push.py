@@ -15,6 +15,8 @@ description:
   - Copies what the manifest of a bundle lists, and the node lacks or has otherwise, with rsync. The manifest comes last.
   - Uses the connection that Ansible uses for the node, its port, user, key, jump host and options included. A transfer that was cut off is continued.
   - Copies nothing where node and bastion share the directory, or where the bastion has no bundle and the node has one.
+  - With O(verify), whatever came by whichever way is compared with the manifest in the end, and removed if only a former bundle had it and its being
+    there would matter; see M(rlinf.offline.rlinf_bundle).
   - Needs rsync on both sides. A connection by password is refused.
 extends_documentation_fragment:
   - rlinf.offline.attributes
@@ -40,6 +42,30 @@ options:
     description: The host's release and architecture, C(debian-12/amd64). With O(targets), system packages of others are not sent.
     type: str
     default: ""
+  prune:
+    description: Remove everything that only a former bundle had. Needs O(verify).
+    type: bool
+    default: false
+  verify:
+    description: Verify the bundle on the node, as M(rlinf.offline.rlinf_bundle) with O(rlinf.offline.rlinf_bundle#module:state=verified) does.
+    type: dict
+    suboptions:
+      stamp:
+        description: Where the node notes what it verified.
+        type: path
+        required: true
+      trusted_signers:
+        description: Who must have signed the manifest.
+        type: str
+        default: ""
+      allow_downgrade:
+        description: Accept an older bundle, too.
+        type: bool
+        default: false
+      jobs:
+        description: How many files are hashed at a time.
+        type: int
+        default: 4
   state:
     description:
       - V(pushed) copies.
@@ -83,8 +109,17 @@ first:
   type: list
   elements: str
 extra:
-  description: Files on the node that the manifest does not list, those of a former bundle, as C(count) and the C(first) names.
+  description: Files on the node that the manifest does not list, those of a former bundle, as C(count) and the C(first) names. C(by_name) is whether all
+    of them lie where files are only ever taken by name.
   returned: success
+  type: dict
+accepted:
+  description: What verifying found, as M(rlinf.offline.rlinf_bundle) says it.
+  returned: with O(verify), unless in check mode something would be sent
+  type: dict
+pruned:
+  description: What was removed or set aside, as M(rlinf.offline.rlinf_bundle) says it.
+  returned: with O(verify), where the node had such files
   type: dict
 lacking:
   description: How many C(files) are not on the node as they are here, their C(bytes), and by what M(rlinf.offline.rlinf_swarm) finds their C(names).

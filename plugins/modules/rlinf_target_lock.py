@@ -17,6 +17,7 @@ description:
   - Gathers the files into the bundle's wheelhouse. What an index serves only as a source, and what comes from git, is built to a wheel once.
   - A lock that is there does not move unless its target is named in O(update). Files of it that are missing are brought again.
   - A package that the target's C(build_on_node) names is carried as its source, with what building it needs, and never built here.
+  - Looks into each compiled wheel once for the GPUs that it holds code for, and writes that to C(records/kernels.json) of the bundle.
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle

@@ -46,6 +46,11 @@ options:
     type: str
     choices: [present, verified, rolled_back, withdrawn]
     default: present
+  verify:
+    description:
+      - Whether O(state=present) verifies in the end, as O(state=verified) does, what it has made or found. In check mode it does where nothing would change.
+    type: bool
+    default: false
   lock:
     description: The pylock of the target in the bundle. Needed for O(state=present).
     type: path
@@ -145,6 +150,13 @@ options:
     type: list
     elements: str
     default: []
+  gpu:
+    description:
+      - Whether verifying lets PyTorch of the environment compute on every GPU of the node, where the target has PyTorch.
+      - V(auto) does where the node has NVIDIA GPUs and a driver; V(required) fails where it has none; V(ignored) never does.
+    type: str
+    choices: [auto, required, ignored]
+    default: auto
   project_dir:
     description: A checkout that gets a link C(.venv) to the environment, unless it has one or anything else of that name.
     type: path
@@ -268,13 +280,19 @@ after_push:
 verified:
   description: How many packages were verified.
   type: int
-  returned: O(state=verified)
+  returned: O(state=verified) or O(verify=true)
 installed:
   description: The packages, C(name), C(version) and C(source), which is the path of the wheel in the bundle or of the editable, or the
     index.
   type: list
   elements: dict
-  returned: O(state=verified)
+  returned: O(state=verified) or O(verify=true)
+gpu:
+  description:
+    - What PyTorch of the environment did on the GPUs. C(state) is V(computed), V(no GPU), V(no torch), V(without CUDA) or V(ignored).
+    - C(torch) and C(cuda) are its versions, C(devices) the C(index), C(name) and C(compute) capability of each GPU that computed rightly.
+  type: dict
+  returned: O(state=verified) or O(verify=true)
 """
 
 from pathlib import Path
@@ -283,6 +301,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import AUTO, CHOICES
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
@@ -317,6 +336,7 @@ ARGUMENTS: dict[str, Any] = {
     },
     "exports": {"type": "dict", "default": {}},
     "imports": {"type": "list", "elements": "str", "default": []},
+    "gpu": {"type": "str", "choices": list(CHOICES), "default": AUTO},
     "skip_packages": {"type": "list", "elements": "str", "default": []},
     "package_source": {"type": "str", "choices": ["bundle", "index"], "default": "bundle"},
     "remote_fallback": {"type": "bool", "default": True},
@@ -324,6 +344,7 @@ ARGUMENTS: dict[str, Any] = {
     **INDEX,
     "project_dir": {"type": "path"},
     "exact": {"type": "bool", "default": True},
+    "verify": {"type": "bool", "default": False},
     "keep": {"type": "int", "default": 2},
 }
 
@@ -426,6 +447,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         "generation": generation,
         "removed": [path.name for path in plan.removable],
         **_diff(module, plan.before, plan.after, venv, plan.current.name if plan.current else "none", generation),
+        **(_evidence(_verify_own(module, venv)) if _to_verify(module, plan) else {}),
     }
 
 
@@ -439,7 +461,17 @@ def present_in_existing(module: AnsibleModule) -> dict[str, Any]:
     plan = existing.plan(wanted)
     if plan.changed and not module.check_mode:
         plan = existing.apply(wanted)
-    return {**_outcome(plan, wanted, existing.path), "warnings": list(plan.warnings), **_existing_diff(module, plan, existing.path)}
+    return {
+        **_outcome(plan, wanted, existing.path),
+        "warnings": list(plan.warnings),
+        **_existing_diff(module, plan, existing.path),
+        **(_evidence(_verify_existing(module, existing)) if _to_verify(module, plan) else {}),
+    }
+
+
+def _to_verify(module: AnsibleModule, plan: Any) -> bool:
+    """Return whether what is there now is what was asked for, and shall be verified."""
+    return module.params["verify"] and not (module.check_mode and plan.changed)
 
 
 def _outcome(plan: Any, wanted: Any, place: Path) -> dict[str, Any]:
@@ -463,27 +495,42 @@ def _outcome(plan: Any, wanted: Any, place: Path) -> dict[str, Any]:
 def verified(module: AnsibleModule) -> dict[str, Any]:
     """Hash the current environment; nothing but a note of damage is written."""
     venv = venv_of(module)
-    found = venv.verify(lock_of(module), module.params["imports"], exact=module.params["exact"], mark=not module.check_mode)
-    return {**_verified(found, venv.link), "generation": found["generation"]}
+    found = _verify_own(module, venv)
+    return {**_unchanged(found, venv.link), "generation": found["generation"]}
 
 
 def verified_in_existing(module: AnsibleModule) -> dict[str, Any]:
     """Hash the target's packages in an existing environment; nothing but a note of damage is written."""
     existing = existing_of(module)
-    found = existing.verify(lock_of(module), module.params["imports"], mark=not module.check_mode)
-    return _verified(found, existing.path)
+    return _unchanged(_verify_existing(module, existing), existing.path)
 
 
-def _verified(found: dict[str, Any], place: Path) -> dict[str, Any]:
+def _verify_own(module: AnsibleModule, venv: Any) -> dict[str, Any]:
+    params = module.params
+    mark = not module.check_mode
+    found: dict[str, Any] = venv.verify(lock_of(module), params["imports"], exact=params["exact"], mark=mark, gpu=params["gpu"])
+    return found
+
+
+def _verify_existing(module: AnsibleModule, existing: Any) -> dict[str, Any]:
+    params = module.params
+    found: dict[str, Any] = existing.verify(lock_of(module), params["imports"], mark=not module.check_mode, gpu=params["gpu"])
+    return found
+
+
+def _unchanged(found: dict[str, Any], place: Path) -> dict[str, Any]:
     return {
         "changed": False,
         "venv": str(place),
         "reason": "verified",
         "packages": {"added": [], "removed": [], "changed": []},
         "digest": found["digest"],
-        "verified": len(found["packages"]),
-        "installed": found["packages"],
+        **_evidence(found),
     }
+
+
+def _evidence(found: dict[str, Any]) -> dict[str, Any]:
+    return {"verified": len(found["packages"]), "installed": found["packages"], "gpu": found["gpu"]}
 
 
 def rolled_back(module: AnsibleModule) -> dict[str, Any]:

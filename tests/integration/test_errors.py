@@ -163,8 +163,11 @@ UNFIT = {
 
 
 def test_everything_that_does_not_fit_is_told_together(site: Site) -> None:
-    """What the wheels, the machine, the compiler, the room, the driver and the interpreter of each node lack; and nothing is changed."""
+    """What the wheels, the machine, the compiler, the room, driver, GPU and interpreter of each node lack; and nothing is changed."""
     site.lock("unfit", *map(wheel, UNFIT), wheel(TORCH), wheel(CUBLAS), wheel(FITTING, name="other"))
+    kernels = site.bundle / "records" / "kernels.json"
+    kernels.parent.mkdir()
+    kernels.write_text(json.dumps({f"wheelhouse/index/{TORCH}": {"sha256": "0", "code": ["9.0", "9.0+PTX"]}}))
     site.lock("newer", platform=f"{platform.machine()}-manylinux_2_99")
     source = {"name": "engine", "kind": "source", "path": "wheelhouse/source/1/engine-1.tar.gz"}
     site.lock("compiled", source, build_on_node={"engine": {"needs": ["a-compiler", "sh"]}})
@@ -195,7 +198,11 @@ def test_everything_that_does_not_fit_is_told_together(site: Site) -> None:
     for filename, (found, remedy) in UNFIT.items():
         assert unfit[filename][0].startswith(f"{filename}: {found}") and unfit[filename][1].startswith(remedy)
     assert unfit["NVIDIA driver"] == ("515.65.01", "Builds for CUDA 12 need 525.60.13 or newer: install such a driver.")
-    assert set(unfit) == {*UNFIT, "NVIDIA driver"}
+    assert unfit["GPU for unfit"] == (
+        f"NVIDIA A100 has compute capability 8.0; {TORCH} holds code for 9.0, 9.0+PTX",
+        "Lock a PyTorch for an older CUDA (rlinf_torch_backend, or another version of the project), or leave this node out.",
+    )
+    assert set(unfit) == {*UNFIT, "NVIDIA driver", "GPU for unfit"}
     rest = told["gpu-rest"]
     assert rest["target unlocked"] == (
         f"the bundle {site.bundle} has no lock of it",

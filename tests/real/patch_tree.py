@@ -60,7 +60,7 @@ class Repository:
 
 def catalogue() -> list[Repository]:
     text = (ROOT / "roles" / "common" / "vars" / "main.yml").read_text(encoding="utf-8")
-    known = yaml.safe_load(text)["__rlinf_catalog"]["repositories"]
+    known = yaml.safe_load(text)["__rlinf_shipped_catalog"]["repositories"]
     return [Repository(name, entry["url"], entry.get("version", "HEAD")) for name, entry in known.items()]
 
 

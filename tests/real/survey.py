@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, default=PAGE, help="the page that gets the figures")
     options = parser.parse_args()
-    catalog = load("roles/common/vars/main.yml")["__rlinf_catalog"]
+    catalog = load("roles/common/vars/main.yml")["__rlinf_shipped_catalog"]
     release, wanted = catalog["releases"][RELEASE], packages(catalog)
     sources = [
         Source(mirror, tuple(suites), tuple(release["components"]), release["keyring"], "") for mirror, suites in release["suites"].items()

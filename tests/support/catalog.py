@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import extended
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import extended, filled
 
 DATA = Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml"
 
 
 def shipped(isaac_sim_index: str = "") -> dict[str, Any]:
     """Return it, with what targets take over from others filled in."""
-    text = DATA.read_text(encoding="utf-8").replace("{{ __rlinf_isaac_sim_index }}", isaac_sim_index)
-    return extended(yaml.safe_load(text)["__rlinf_catalog"])
+    data = yaml.safe_load(DATA.read_text(encoding="utf-8"))["__rlinf_shipped_catalog"]
+    return extended(filled(data, {"isaac_sim_index": isaac_sim_index}))

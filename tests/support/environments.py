@@ -58,10 +58,16 @@ class Site:
 
         def entry(path: Path) -> dict[str, Any]:
             name, version = path.name.split("-")[:2]
-            found = {"name": name, "version": version, "path": str(path.relative_to(self.bundle)), "served": path in served}
+            found = {
+                "name": name,
+                "version": version,
+                "path": str(path.relative_to(self.bundle)),
+                "served": path in served,
+                "kind": "index",
+            }
             return {**found, "size": path.stat().st_size, "sha256": sha256(path)}
 
-        told = {"packages": [entry(path) for path in served], "build": [entry(path) for path in build], **more}
+        told = {"python": "3.11", "packages": [entry(path) for path in served], "build": [entry(path) for path in build], **more}
         lock.with_name("lock.json").write_text(json.dumps(told))
 
     def __call__(

@@ -81,6 +81,14 @@ class Fleet:
             raise ValueError(f"{self.state}/net names no bridge")
         return found[1]
 
+    @property
+    def bastion(self) -> str:
+        """The address by which the hosts reach this machine."""
+        found = re.search(r"net=(\S+)", (self.state / "net").read_text(encoding="utf-8"))
+        if not found:
+            raise ValueError(f"{self.state}/net names no network")
+        return f"{found[1]}.1"
+
     def sent(self) -> int:
         """Return how many bytes this machine has sent to the hosts."""
         return int(Path(f"/sys/class/net/{self.bridge}/statistics/tx_bytes").read_text(encoding="utf-8"))

@@ -48,8 +48,8 @@ def table(options: Mapping[str, Mapping[str, Any]]) -> str:
 
 def spec(role: Path) -> dict[str, Any]:
     """Return the argument spec of a role's entry point."""
-    main: dict[str, Any] = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"]
-    return main
+    (found,) = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"].values()
+    return dict(found)
 
 
 def readme(role: Path) -> str:

@@ -28,6 +28,7 @@ Run = Callable[..., dict[str, Any]]
 Hash = Callable[..., dict[str, tuple[str, ...]]]
 
 MIRROR = "github.com/RLinf/LIBERO.git"
+LOCKED = {"name": "x", "version": "1", "kind": "sdist", "sha256": "0", "size": 1}
 WHEEL = "uv-0.9.1-py3-none-manylinux_2_17_x86_64.whl"
 
 
@@ -73,10 +74,12 @@ def bundle(tmp_path: Path) -> Bundle:
         ],
         "packages": [
             {
+                **LOCKED,
                 "path": "wheelhouse/index/built-1-py3-none-any.whl",
                 "source": {"url": "https://index.example/built-1.tar.gz", "sha256": "0", "size": 1},
             },
             {
+                **LOCKED,
                 "path": "wheelhouse/git/github.com/o/n/c0/n-1-py3-none-any.whl",
                 "source": {"url": "https://github.com/o/n.git", "commit": "c0", "subdirectory": "sub"},
             },
@@ -301,7 +304,7 @@ def test_missing_damaged_and_extra_files_are_named(carried: dict[str, Any], run_
 
 def test_only_the_first_of_many_are_named(carried: dict[str, Any], run_module: Run) -> None:
     for number in range(30):
-        write(Path(carried["bundle_dir"], "wheels", f"extra-{number:02}"), "x")
+        write(Path(carried["bundle_dir"], "tools", f"extra-{number:02}"), "x")
     with pytest.raises(ModuleFailed, match=r"30 extra: .*extra-19, …") as failure:
         run_module("rlinf_bundle", carried)
     assert failure.value.result["extra"]["count"] == 30 and len(failure.value.result["extra"]["first"]) == 20
@@ -384,6 +387,47 @@ def test_pruned_quad(carried: dict[str, Any], run_module: Run, tree_hash: Hash) 
     assert not run_module("rlinf_bundle", args)["changed"]
     subprocess.run(["git", "-C", bundle.repos / MIRROR, "rev-parse", "--git-dir"], check=True, capture_output=True)
     run_module("rlinf_bundle", carried)
+
+
+def test_with_a_stamp_only_what_a_former_bundle_had_is_removed(carried: dict[str, Any], run_module: Run, tree_hash: Hash) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    former = {
+        bundle.wheels / "former.whl": b"wheel",
+        bundle.tools / "former.whl": b"tool",
+        bundle.repos / "github.com/gone/gone.git/HEAD": b"mirror",
+    }
+    own = {bundle.wheels / "own.whl": b"own wheel", bundle.tools / "own.whl": b"own tool"}
+    for path, content in former.items():
+        write(path, content)
+    sealed(bundle, run_module)
+    run_module("rlinf_bundle", carried)
+    times = {path: path.stat().st_mtime_ns for path in former}
+    for path in former:
+        path.unlink()
+    sealed(bundle, run_module)
+    for path, content in former.items():
+        write(path, content)
+        os.utime(path, ns=(times[path], times[path]))
+    for path, content in own.items():
+        write(path, content)
+    write(bundle.repos / MIRROR / "refs" / "heads" / "stale", b"0" * 40)
+    with pytest.raises(ModuleFailed, match="4 extra"):
+        run_module("rlinf_bundle", carried)
+    args = {"bundle_dir": str(bundle.root), "state": "pruned", "stamp": carried["stamp"], "former": False}
+    littered = tree_hash(bundle.root)
+    foreseen = run_module("rlinf_bundle", args, check=True)
+    assert tree_hash(bundle.root) == littered and foreseen["changes"]["removed"]["count"] == 4 and foreseen["extra"]["count"] == 2
+    done = run_module("rlinf_bundle", args)
+    assert done["changes"] == foreseen["changes"] and "1 that no bundle has had set aside" in done["reason"]
+    assert (bundle.set_aside / "tools" / "own.whl.0").read_bytes() == b"own tool"
+    assert not run_module("rlinf_bundle", args, check=True)["changed"] and not run_module("rlinf_bundle", args)["changed"]
+    verified = run_module("rlinf_bundle", carried)
+    assert verified["extra"]["first"] == ["wheels/former.whl", "wheels/own.whl"]
+    # what was of a former bundle is remembered over many verifications, and removed when it is asked for
+    run_module("rlinf_bundle", carried)
+    asked = run_module("rlinf_bundle", {**args, "former": True})
+    assert asked["changes"]["removed"]["first"] == ["wheels/former.whl"] and asked["extra"]["first"] == ["wheels/own.whl"]
+    assert (bundle.wheels / "own.whl").read_bytes() == b"own wheel"
 
 
 def two_targets(bundle: Bundle, run_module: Run) -> None:
@@ -495,4 +539,4 @@ def test_reading_is_shared_by_threads(bundle: Bundle, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(_bundle, "sha256_file", meeting)
     paths = ["wheelhouse/index/six-1.16.0-py2.py3-none-any.whl", "wheelhouse/index/built-1-py3-none-any.whl"]
-    assert _bundle.hash_files(bundle.root, paths, 2) == {path: real(bundle.root / path) for path in paths}
+    assert dict(_bundle.hash_files(bundle.root, paths, 2)) == {path: real(bundle.root / path) for path in paths}

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import renamed
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative, extended
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import STEPS, Catalog, check_ref, check_relative, extended, filled
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._releases import packages_by_release
 from tests.support.catalog import shipped
@@ -127,6 +127,13 @@ def test_isaac_sim_is_refused_without_its_index_and_only_then() -> None:
     assert wheels[25]["url"] == (
         "https://lan/nvidia/isaacsim-extscache-kit-sdk/isaacsim_extscache_kit_sdk-4.5.0.0-cp310-none-manylinux_2_34_x86_64.whl"
     )
+
+
+def test_a_url_begins_with_a_setting_in_braces() -> None:
+    entries = {"a": {"url": "{index}/a/b.whl"}, "b": {"url": "{other}/b.whl"}, "c": {"url": "https://host/{index}/c.whl"}, "d": {"size": 1}}
+    found = filled({"wheels": entries, "assets": {"kept": 1}}, {"index": "https://lan/simple/"})
+    assert found["wheels"] == {**entries, "a": {"url": "https://lan/simple/a/b.whl"}} and found["assets"] == {"kept": 1}
+    assert filled({"wheels": entries}, {"index": ""})["wheels"]["a"] == {"url": "/a/b.whl"}
 
 
 def test_a_target_takes_over_another_ones_keys() -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ansible_collections.rlinf.offline.plugins.filter.rlinf import rlinf_extended, rlinf_fleet_targets
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
-from tests.support.catalog import DATA
+from tests.support.catalog import shipped
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 INVENTORIES = sorted(EXAMPLES.glob("*.yml"))
@@ -40,7 +39,7 @@ def hosts(found: dict[str, Any], group: str) -> list[str]:
 
 def catalog(found: dict[str, Any]) -> Catalog:
     """Return the shipped catalogue with what an inventory adds to it."""
-    data = yaml.safe_load(DATA.read_text(encoding="utf-8").replace("{{ __rlinf_isaac_sim_index }}", ""))["__rlinf_catalog"]
+    data = shipped()
     added = next(iter(found["_meta"]["hostvars"].values())).get("rlinf_catalog", {})
     merged = {section: {**data.get(section, {}), **added.get(section, {})} for section in {*data, *added}}
     return Catalog.parse(rlinf_extended(merged))

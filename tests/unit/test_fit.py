@@ -314,6 +314,37 @@ def test_the_driver_is_judged_by_the_builds(package: str, driver: str, found: li
     assert judged({"gpus.driver": driver, "gpus.cuda": "12.1"}, bundle=lock) == found
 
 
+KERNELS = replace(TORCH, code=("7.5", "8.0", "9.0"))
+SPARSE = Wheel("nvidia-cusparselt-cu12", "0.6", "nvidia_cusparselt_cu12-0.6-py3-none-manylinux2014_x86_64.whl", ("8.0", "9.0"))
+
+
+@pytest.mark.parametrize(
+    ("compute", "found", "fatal"),
+    [
+        ("9.0", [], False),
+        ("8.9", [], False),
+        (None, [], False),  # a driver that is too old to tell
+        ("7.5", [f"for which {SPARSE.filename} holds no code"], False),
+        ("10.0", [f"{TORCH.filename} holds code for 7.5, 8.0, 9.0", f"for which {SPARSE.filename} holds no code"], True),
+        ("7.0", [f"{TORCH.filename} holds code for 7.5, 8.0, 9.0", f"for which {SPARSE.filename} holds no code"], True),
+    ],
+)
+def test_wheels_have_code_for_the_gpus(compute: str | None, found: list[str], fatal: bool) -> None:
+    """Without PyTorch's nothing computes; what else lacks code may not be used at all."""
+    devices = [{"index": index, "name": "NVIDIA X", "compute": compute} for index in range(8)]
+    said = misfits(changed({"gpus.devices": devices}), with_wheels(KERNELS, SPARSE), WISH, remote=True)
+    assert len(said) == len(found) and all(part in misfit.found for part, misfit in zip(found, said, strict=True))
+    assert any(misfit.fatal for misfit in said) is fatal
+    assert all(misfit.what == "GPU for openvla" and f"NVIDIA X has compute capability {compute}" in misfit.found for misfit in said)
+    if fatal:
+        assert f"for {'a newer' if compute == '10.0' else 'an older'} CUDA (rlinf_torch_backend" in said[0].remedy
+
+
+def test_gpus_without_a_driver_are_counted() -> None:
+    gpus = {"devices": [], "driver": None, "on_bus": 8, "problem": "nvidia-smi is not there: no NVIDIA driver"}
+    assert judged({"gpus": gpus}) == ["GPU: 8 on the PCI bus, and nvidia-smi is not there: no NVIDIA driver"]
+
+
 def test_a_compiler_is_needed_only_where_something_is_compiled() -> None:
     bundle = with_wheels(sources={"transformer-engine-torch": ("nvcc", "g++")}, digests={"transformer-engine-torch": "d" * 64})
     assert judged({"tools.g++": {"path": "/usr/bin/g++"}}, bundle=bundle) == [

@@ -33,7 +33,12 @@ def git(*arguments: str | Path, cwd: Path) -> None:
 def bundle(tmp_path: Path, run_module: Run) -> Bundle:
     """A sealed bundle with a wheel, an asset, a lock, a record and a mirror of two commits."""
     root, work = tmp_path / "bundle", tmp_path / "work"
-    texts = {WHEEL: "wheel" * 100, "assets/.sapien/physx.so": "so" * 100, LOCK: '{"closure": [], "packages": []}\n', RECORD: "{}\n"}
+    texts = {
+        WHEEL: "wheel" * 100,
+        "assets/.sapien/physx.so": "so" * 100,
+        LOCK: '{"python": "3.11", "closure": [], "packages": []}\n',
+        RECORD: "{}\n",
+    }
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
@@ -98,7 +103,7 @@ def test_flipped_bits_are_found_by_reading_everything(bundle: Bundle, run_module
 def test_what_was_written_over_is_found_by_its_time(bundle: Bundle, run_module: Run) -> None:
     """Of files that never change under their names, and of a mirror that git finds incomplete; a lock may have been made anew."""
     (bundle.root / WHEEL).write_text("w" * 500, encoding="utf-8")
-    (bundle.root / LOCK).write_text('{"closure": ["x"], "packages": []}\n', encoding="utf-8")
+    (bundle.root / LOCK).write_text('{"python": "3.11", "closure": ["x"], "packages": []}\n', encoding="utf-8")
     os.chmod(pack(bundle), 0o644)
     os.truncate(pack(bundle), 50)
     done = mended(bundle, run_module)

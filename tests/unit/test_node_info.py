@@ -23,7 +23,7 @@ Hash = Callable[..., dict[str, tuple[str, ...]]]
 SHORT = 0.3
 
 TABLE = "| NVIDIA-SMI 535.104.05   Driver Version: 535.104.05   CUDA Version: 12.2     |"
-LIST = "0, NVIDIA A100-SXM4-80GB, 81920, 535.104.05, 8.0\n1, NVIDIA A100-SXM4-80GB, [N/A], 535.104.05, 8.0"
+LIST = "0, NVIDIA A100-SXM4-80GB, 81920, 535.104.05, 8.0, Enabled\n1, NVIDIA A100-SXM4-80GB, [N/A], 535.104.05, 8.0, [N/A]"
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setattr(_node_info, "_DRIVER", tmp_path / "no-driver")
+    monkeypatch.setattr(_node_info, "_PCI", tmp_path / "pci")
     monkeypatch.setattr(_node_info, "_TOOL_FOLDERS", ())
     monkeypatch.setattr(_node_info, "_PYTHON_FOLDERS", ("~/.local/bin", "~/.pyenv/versions/*/bin", "{uv}/*/bin"))
     return tmp_path
@@ -69,7 +70,7 @@ def test_the_module_changes_nothing_and_says_the_same_in_check_mode(tmp_path: Pa
         if name not in ("paths",):  # what is free moves while others work
             assert checked["node"][name] == found[name]
     assert found["prefix"] == str(tmp_path / "prefix") and found["bundle_dir"] == str(tmp_path / "prefix" / "bundle")
-    assert found["runtime"] == {"python": str(tmp_path / "prefix" / "runtime" / "bin" / "python"), "present": False}
+    assert found["runtime"] == {"python": str(tmp_path / "prefix" / "runtime" / "bin" / "python"), "present": False, "ready": False}
     assert found["architecture"] == os.uname().machine and found["kernel"] == os.uname().release
     assert sys.version.split()[0] in [python["version"] for python in found["pythons"]]
     assert set(found["tools"]) == {"git", "rsync", "ssh", "tar", "nvcc", "g++"} and found["tools"]["git"]["version"]
@@ -288,11 +289,12 @@ def test_gpus(node: Path) -> None:
     nvidia_smi(node)
     assert _node_info.gpus() == {
         "devices": [
-            {"index": 0, "name": "NVIDIA A100-SXM4-80GB", "memory": 81920, "compute": "8.0"},
-            {"index": 1, "name": "NVIDIA A100-SXM4-80GB", "memory": None, "compute": "8.0"},
+            {"index": 0, "name": "NVIDIA A100-SXM4-80GB", "memory": 81920, "compute": "8.0", "mig": True},
+            {"index": 1, "name": "NVIDIA A100-SXM4-80GB", "memory": None, "compute": "8.0", "mig": None},
         ],
         "driver": "535.104.05",
         "cuda": "12.2",
+        "on_bus": 0,
         "problem": None,
     }
 
@@ -304,7 +306,7 @@ def test_an_old_driver_that_knows_no_compute_capability(node: Path) -> None:
     program(node, "nvidia-smi", f'case "$1" in *compute_cap*) {refusal};; --query*) echo "{old}";; *) echo "{TABLE}";; esac')
     found = _node_info.gpus()
     assert found["driver"] == "450.80.02" and found["problem"] is None
-    assert found["devices"] == [{"index": 0, "name": "Tesla V100", "memory": 16160, "compute": None}]
+    assert found["devices"] == [{"index": 0, "name": "Tesla V100", "memory": 16160, "compute": None, "mig": None}]
 
 
 def test_no_driver_is_a_finding(node: Path) -> None:
@@ -334,7 +336,8 @@ def test_the_kernel_knows_its_driver_without_nvidia_smi(node: Path, monkeypatch:
     ):
         said.write_text(f"NVRM version: {line} Build\nGCC version:  gcc version 12.3.0\n")
         assert _node_info.kernel_driver() == "535.104.05"
-    assert _node_info.gpus() == {"devices": [], "driver": "535.104.05", "cuda": None, "problem": "nvidia-smi is not there"}
+    said = _node_info.gpus()
+    assert said == {"devices": [], "driver": "535.104.05", "cuda": None, "on_bus": 0, "problem": "nvidia-smi is not there"}
 
 
 def test_a_driver_that_never_answers_is_a_finding(node: Path) -> None:

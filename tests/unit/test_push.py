@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,16 @@ class Site:
     node: dict[str, Any]
     work: Path
 
-    def __call__(self, *options: str, dest: Path | None = None, src: Path | None = None, **variables: Any) -> dict[str, Any]:
-        """Push, and return the module's result."""
+    def __call__(
+        self, *options: str, dest: Path | None = None, src: Path | None = None, given: Mapping[str, Any] | None = None, **variables: Any
+    ) -> dict[str, Any]:
+        """Push, and return the module's result.
+
+        :param given: more arguments of the module.
+        """
         inventory = {"all": {"hosts": {"gpu01": {**self.node, "ansible_python_interpreter": sys.executable, **variables}}}}
         (self.work / "inventory.yml").write_text(json.dumps(inventory))
-        arguments = json.dumps({"src": str(src or self.bundle), "dest": str(dest or self.dest)})
+        arguments = json.dumps({"src": str(src or self.bundle), "dest": str(dest or self.dest), **(given or {})})
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_") or name == "ANSIBLE_COLLECTIONS_PATH"}
         # the path of a control socket is limited to some hundred characters
         settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.work / "tmp"), "ANSIBLE_SSH_ARGS": "-C"}
@@ -148,7 +153,58 @@ def test_only_what_differs_is_sent_and_what_is_too_much_is_named(site: Site) -> 
     (site.dest / "tools" / "uv").write_text("damaged")
     result = site()
     assert sorted(result["first"]) == ["bundle.json", "tools/uv", "wheels/b-1-py3-none-any.whl"]
-    assert result["extra"] == {"count": 1, "first": ["wheels/a-1-py3-none-any.whl"]}
+    assert result["extra"] == {"count": 1, "first": ["wheels/a-1-py3-none-any.whl"], "by_name": True}
+
+
+def test_what_was_pushed_is_verified_and_a_former_bundle_removed_on_request(site: Site, tree_hash: TreeHash) -> None:
+    given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
+    checked = site("--check", given=given)
+    assert checked["changed"] and "accepted" not in checked
+    first = site(given=given)
+    assert first["accepted"]["files"] == 5 and first["accepted"]["hashed"] == 4 and "pruned" not in first
+    for folder in ("wheels", "tools"):
+        (site.bundle / folder / "b-1-py3-none-any.whl").write_text("b")
+    seal(Bundle(site.bundle))
+    site(given=given)
+    for folder in ("wheels", "tools"):
+        (site.bundle / folder / "b-1-py3-none-any.whl").unlink()
+    seal(Bundle(site.bundle))
+    (site.dest / "wheels" / "mine.whl").write_text("mine")
+    kept = site(given=given)
+    # tools are looked through, so that one too many may not be there; wheels are taken by name
+    assert kept["pruned"]["changes"]["removed"]["first"] == ["tools/b-1-py3-none-any.whl"]
+    assert kept["accepted"]["extra"]["first"] == ["wheels/b-1-py3-none-any.whl", "wheels/mine.whl"]
+    assert "2 files (5 B) that are not of this bundle stay (rlinf_push_prune)" in kept["reason"]
+    before = tree_hash(site.dest, mtimes=True)
+    again = site(given=given)
+    assert not again["changed"] and again["files"] == 0 and tree_hash(site.dest, mtimes=True) == before
+    asked = {**given, "prune": True}
+    assert site("--check", given=asked)["changed"] and tree_hash(site.dest, mtimes=True) == before
+    pruned = site(given=asked)
+    assert pruned["pruned"]["changes"]["removed"]["first"] == ["wheels/b-1-py3-none-any.whl"]
+    assert (site.dest / "wheels" / "mine.whl").read_text() == "mine"
+    assert not site("--check", given=asked)["changed"] and not site(given=asked)["changed"]
+
+
+def test_what_does_not_verify_fails_the_push(site: Site) -> None:
+    given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
+    site(given=given)
+    uv = site.dest / "tools" / "uv"
+    times = uv.stat()
+    uv.write_text("#!/bin/SH\n")
+    os.utime(uv, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (site.work / "state" / "bundle.json").unlink()
+    result = site(given=given)
+    assert result["failed"] and "1 damaged: tools/uv" in result["msg"] and "rlinf_scrub=true" in result["msg"]
+
+
+def test_a_mode_or_link_that_differs_is_mended(site: Site) -> None:
+    site()
+    (site.dest / "tools" / "uv").chmod(0o600)
+    assert site()["changed"] is True and (site.dest / "tools" / "uv").stat().st_mode & 0o777 == 0o755
+    (site.dest / "assets" / "link").unlink()
+    (site.dest / "assets" / "link").symlink_to("elsewhere")
+    assert site()["changed"] is True and os.readlink(site.dest / "assets" / "link") == ".maniskill"
 
 
 def test_a_transfer_that_was_cut_off_is_continued(site: Site) -> None:

@@ -21,14 +21,18 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _apt_resolve, _bundle, _frozen, _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils import _air_gap, _apt_resolve, _bundle, _fit, _frozen, _pylock, _target, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
+from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
+from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Records
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks
+from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock, read_locks
+from ansible_collections.rlinf.offline.plugins.module_utils._releases import before_push
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 from ansible_collections.rlinf.offline.plugins.module_utils._submodules import resolve_relative
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey, surveyed_releases, surveyed_states
@@ -40,6 +44,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import (
     secrets,
     without_userinfo,
 )
+from tests.support.catalog import shipped
 
 EXAMPLES = int(os.environ.get("RLINF_EXAMPLES", "60"))
 trials = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -328,7 +333,23 @@ def test_a_journal(bundle: Bundle, content: bytes) -> None:
     answers(lambda: Journal.every(bundle.root))
 
 
-LOCK = {"format": 1, "target": "t", "packages": [{"name": "a", "path": "wheelhouse/a"}], "closure": ["wheelhouse/a"]}
+CATALOG = Catalog.parse(shipped())
+TARGET = next(iter(CATALOG.targets.values()))
+LOCK = {
+    "format": 1,
+    "target": "t",
+    "python": "3.11",
+    "platform": "x86_64-manylinux_2_31",
+    "project": {"repository": "RLinf", "commit": "c"},
+    "packages": [
+        {"name": "a", "version": "1", "kind": "source", "path": "wheelhouse/a.whl", "sha256": "0" * 64, "size": 1, "served": True},
+        {"name": "b", "version": None, "kind": "git", "path": "wheelhouse/b", "sha256": "1" * 64, "size": 2},
+    ],
+    "build": [{"name": "c", "version": "1", "path": "wheelhouse/c.whl", "sha256": "2" * 64, "size": 3}],
+    "build_on_node": {"a": {"needs": ["nvcc"], "env": {"A": "1"}}},
+    "closure": ["wheelhouse/a"],
+    "editables": [{"package": "p", "repository": "r", "subdirectory": None}],
+}
 
 
 @trials
@@ -338,4 +359,88 @@ def test_locks_of_a_bundle(bundle: Bundle, content: bytes) -> None:
     place = bundle.targets / "commit" / "target" / "lock.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
+    place.with_name("pylock.target.toml").write_text('lock-version = "1.0"\ncreated-by = "x"\n', encoding="utf-8")
     answers(lambda: list(read_locks(bundle)))
+    answers(lambda: files_for(bundle, ["wheelhouse/a", "targets/x"], ["target"], "debian-12/amd64"))
+    answers(lambda: effective_lock(bundle, place.with_name("pylock.target.toml"), []))
+    answers(lambda: _fit._need(TARGET, read_lock(place), CATALOG, {}, {}))
+
+
+PACKAGES = {
+    "format": 1,
+    "release": "debian-12",
+    "architecture": "amd64",
+    "definition": "d",
+    "index": "0" * 64,
+    "packages": ["rsync"],
+    "before_push": ["rsync_1_amd64.deb"],
+    "files": [
+        {"package": "rsync", "filename": "rsync_1_amd64.deb", "size": 1, "installed": 1, "sha256": "0" * 64, "mirror": "m", "path": "p"}
+    ],
+}
+
+
+@trials
+@given(as_json(PACKAGES))
+@example(b"[" * 100_000)
+def test_what_a_repository_of_system_packages_holds(bundle: Bundle, content: bytes) -> None:
+    place = bundle.apt("debian-12", "amd64") / "packages.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    node = {"uid": 0, "tools": {"rsync": None}, "system": {"release": "debian-12", "architecture": "amd64"}}
+    answers(lambda: before_push(bundle, node, "present"))
+    answers(lambda: _fit._repositories(bundle))
+
+
+STATE = {
+    "format": 1,
+    "target": "t",
+    "commit": "c",
+    "worktrees": {"r": {"path": "/r", "commit": "c"}},
+    "assets": ["a"],
+    "links": {"/l": "/a"},
+}
+
+
+@trials
+@given(as_json(STATE))
+@example(b"[" * 100_000)
+def test_what_a_node_remembers_of_a_target(bundle: Bundle, content: bytes) -> None:
+    place = bundle.root / "state.json"
+    place.write_bytes(content)
+    answers(lambda: _target._read_state(place))
+
+
+ATTEMPTS = {
+    "step": "s",
+    "attempts": [
+        {"program": "uv", "pid": 1, "command": "uv", "call": "connect", "family": "inet", "address": "192.0.2.1", "port": 443, "count": 2}
+    ],
+    "left": [{"program": "uv", "pid": 1, "command": "uv"}],
+    "started": "2026-01-01",
+    "ended": "2026-01-01",
+    "recorded": True,
+    "canary": True,
+}
+
+
+@trials
+@given(as_json(ATTEMPTS))
+@example(b"[" * 100_000)
+def test_what_an_install_has_tried_to_reach(bundle: Bundle, content: bytes) -> None:
+    node = Node(bundle.root / "prefix")
+    node.air_gap.mkdir(parents=True, exist_ok=True)
+    for name in ("1.json", "2.part"):
+        (node.air_gap / name).write_bytes(content)
+        answers(lambda: _air_gap.judge(node, {"target": "0"}))
+        (node.air_gap / name).unlink()
+
+
+def test_a_shape_names_what_does_not_fit() -> None:
+    shape = {"a": [{"b": (str, type(None))}], "c?": {str: int}, "d?": bool}
+    assert misfit({"a": [{"b": "x"}, {"b": None}], "c": {"k": 1}, "d": True, "more": 1}, shape) == ""
+    assert misfit({"a": [{"b": "x"}, {"b": 1}]}, shape) == "a[1].b is not text"
+    assert misfit({"a": [{}]}, shape) == "a[0].b is missing"
+    assert misfit({"a": [], "c": {"k": True}}, shape) == "c.k is not a number"
+    assert misfit([], shape) == "what it holds is not a mapping"
+    assert misfit({"a": {}}, shape) == "a is not a list" and misfit({}, shape) == "a is missing"

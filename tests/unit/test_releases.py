@@ -83,6 +83,9 @@ def test_without_any_named_those_of_a_survey_count(tmp_path: Path) -> None:
     ]
 
 
+PACKAGES = {"release": "debian-12", "architecture": "amd64", "definition": "0", "index": "0", "files": []}
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -114,7 +117,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_fetched(settings: di
 def test_rsync_comes_before_the_bundle_where_it_is_not(tmp_path: Path, changes: dict[str, Any], state: str, comes: bool) -> None:
     folder = tmp_path / "apt" / "debian-12" / "amd64"
     folder.mkdir(parents=True)
-    (folder / "packages.json").write_text(json.dumps({"packages": ["git", "rsync"], "before_push": ["rsync_3_amd64.deb"]}))
+    (folder / "packages.json").write_text(json.dumps({**PACKAGES, "packages": ["git", "rsync"], "before_push": ["rsync_3_amd64.deb"]}))
     node = {"uid": 0, "tools": {"rsync": None}, "system": {"release": "debian-12", "architecture": "amd64"}, **changes}
     found = FILTERS["rlinf_before_push"](node, str(tmp_path), state)
     wanted = [f"apt/debian-12/amd64/{name}" for name in ("rsync_3_amd64.deb", "Packages", "Release", "packages.json")]

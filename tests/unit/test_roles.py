@@ -38,7 +38,7 @@ def catalog() -> dict[str, Any]:
 
 def test_every_public_variable_is_documented_with_its_default() -> None:
     defaults = load(ROOT / "roles" / "common" / "defaults" / "main.yml")
-    options = load(ROOT / "roles" / "common" / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    options = load(ROOT / "roles" / "common" / "meta" / "argument_specs.yml")["argument_specs"]["node_info"]["options"]
     assert {name: option["default"] for name, option in options.items()} == defaults
     assert all(name.startswith("rlinf_") and option["description"] and option["type"] for name, option in options.items())
 

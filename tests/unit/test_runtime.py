@@ -107,6 +107,21 @@ def test_quad_on_a_bare_python(site: Site, tree_hash: Callable[..., Any]) -> Non
     assert list(Path(site.env["HOME"]).iterdir()) == []
 
 
+def test_a_look_at_the_node_says_whether_there_is_anything_to_do(site: Site, run_module: Run) -> None:
+    def ready() -> bool:
+        arguments = {"prefix": str(site.prefix), "bundle_dir": str(site.bundle)}
+        found = run_module("rlinf_node_info", arguments, python=site.python, env=site.env)["node"]["runtime"]
+        return bool(found["ready"])
+
+    assert not ready()
+    run_module("rlinf_bundle", {"bundle_dir": str(site.bundle), "state": "sealed"})
+    site()
+    assert ready()
+    (site.prefix / "tools" / "gitconfig").write_text("")
+    assert not ready()
+    assert site()["changed"] and ready()
+
+
 def test_unchanged_is_found_out_without_running_anything(site: Site, tmp_path: Path) -> None:
     site()
     trace = tmp_path / "trace"

@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, There
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     NEIGHBOURS,
     Reach,
@@ -75,10 +75,10 @@ def test_what_a_node_lacks_is_judged_by_size_and_time(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         os.utime(tmp_path / name, ns=(1_000_000_000_999_999_999, 1_000_000_000_999_999_999))
     (tmp_path / "link").symlink_to("same")
-    lines = ["python 3.11 /usr/bin/python3", "file 1 1000000000.9999999990 same", "file 1 1000000000.0 longer", "file 1 1000000001.0 newer"]
-    seen = Seen.parse([*lines, "file 4 5.0 a name with blanks", "sealed"])
+    lines = ["python 3.11 /usr/bin/python3", *(f"file f644 1 100000000{rest}\t" for rest in ("0.99999 same", "0.0 longer", "1.0 newer"))]
+    seen = Seen.parse([*lines, "file f755 4 5.0 a name with blanks\t", "file l777 4 5.0 link\tsame", "sealed"])
     assert seen.pythons == {"3.11": "/usr/bin/python3"} and seen.sealed and seen.rsync and not seen.shared
-    assert seen.files["a name with blanks"] == (4, 5)
+    assert seen.files["a name with blanks"] == There("f755", 4, 5) and seen.files["link"].link == "same"
     lacking = seen.lacks(Bundle(tmp_path), ["same", "longer", "newer", "missing", "link"])
     assert lacking == {"longer": 2, "newer": 1, "missing": 1}
 

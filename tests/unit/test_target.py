@@ -116,6 +116,7 @@ class World:
         files = [path for path in ("pyproject.toml", "requirements/embodied/envs/maniskill.txt") if (project / path).exists()]
         lock = {
             "target": "openvla",
+            "python": "3.11",
             "project": {"repository": "RLinf", "commit": self.commits["RLinf"]},
             "files": {path: hashlib.sha256((project / path).read_bytes()).hexdigest() for path in files},
             "editables": [

@@ -314,6 +314,18 @@ def test_damage_is_found_and_mended_although_the_cache_is_hardlinked(site: Site)
     assert site.generations() == sorted([former, f"{first}.2"]) and site(state="rolled_back")["generation"] == former
 
 
+def test_what_is_installed_is_verified_in_the_same_breath(site: Site) -> None:
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0"), build_wheel(site.index, "beta", "1.0"))
+    assert "verified" not in site(lock, verify=True, check=True)
+    did = site(lock, verify=True)
+    assert did["changed"] and did["verified"] == 2 and did["installed"] == site(lock, state="verified")["installed"]
+    assert site(lock, verify=True, check=True)["verified"] == 2 and "verified" not in site(lock)
+    next(site.link.resolve().glob("lib/*/site-packages/alpha.py")).write_text("damaged")
+    with pytest.raises(ModuleFailed, match=r"damaged files of 1 packages \(alpha: alpha.py\)"):
+        site(lock, verify=True)
+    assert site(lock, verify=True)["reason"] == "found damaged: alpha"
+
+
 @pytest.mark.parametrize("how", ["added", "removed", "replaced"])
 def test_packages_changed_by_hand_are_noticed(site: Site, tmp_path: Path, how: str) -> None:
     lock = site.lock(build_wheel(site.index, "alpha", "1.0"), build_wheel(site.index, "beta", "1.0"))

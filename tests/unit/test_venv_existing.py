@@ -134,6 +134,7 @@ def test_quad_and_nothing_else_is_touched(user: User, tmp_path: Path, tree_hash:
     did = user(lock, **arguments)
     assert did["diff"] == would["diff"] and did["packages"] == would["packages"]
     assert bool(did.get("warnings")) == user.conda
+    assert user(lock, verify=True, **arguments)["verified"] == user(lock, state="verified", editables=arguments["editables"])["verified"]
     assert user.others(tree_hash, "alpha", "new", "libero", "_libero") == others
     assert user.python("import alpha, new, shared, other, libero; print(alpha.__version__, other.__version__)") == "1.0 1.0"
     # nothing of it shares a file with uv's cache, and pip's has seen nothing
