@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 
 RECORD = "packages.json"
+"""Beside the packages of a repository: which were asked for, and every file with its digest."""
 PACKAGES = {
     "release": str,
     "architecture": str,
@@ -24,7 +25,6 @@ PACKAGES = {
     "files": [{"package": str, "filename": str, "size": int, "installed": int, "sha256": str}],
 }
 """What is read of it, in the words of :mod:`._shape`."""
-"""Beside the packages of a repository: which were asked for, and every file with its digest."""
 INDEXES = ("Packages", "Release", RECORD)
 """What a repository of the bundle says of its packages."""
 BEFORE_PUSH = "rsync"

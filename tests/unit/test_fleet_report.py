@@ -55,7 +55,7 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
             {"name": name, **package(name), "kind": "index", "path": f"wheelhouse/index/{name}.whl", "size": 10, "source": {"url": url}}
             for name, url in (("torch", "https://user:secret@index.example/torch.whl"), ("six", "https://index.example/six.whl"))
         ]
-        write_json(bundle / "targets" / "commit" / target / "lock.json", {"packages": packages})
+        write_json(bundle / "targets" / "commit" / target / "lock.json", {"python": "3.11", "packages": packages})
     files = {f"wheelhouse/index/{name}.whl": {"size": size} for name, size in (("torch", 9_000_000), ("six", 12_000))}
     write_json(bundle / "bundle.json", {"format": 1, "serial": 3, "files": files})
     return {"path": str(tmp_path / "report"), "bundle_dir": str(bundle), "template": str(TEMPLATE), "nodes": {}}

@@ -139,8 +139,17 @@ def bundle(tmp_path: Path) -> Bundle:
         "path": "pool/g/git.deb",
         "sha256": put(bundle, DEB),
         "size": 1,
+        "installed": 1,
     }
-    write_json(bundle.root / DEB.rpartition("/")[0] / "packages.json", {"release": "debian-12", "architecture": "amd64", "files": [deb]})
+    record = {
+        "release": "debian-12",
+        "architecture": "amd64",
+        "definition": DIGEST,
+        "index": DIGEST,
+        "packages": ["git"],
+        "before_push": [],
+    }
+    write_json(bundle.root / DEB.rpartition("/")[0] / "packages.json", {**record, "files": [deb]})
     return bundle
 
 
