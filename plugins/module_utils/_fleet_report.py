@@ -75,14 +75,14 @@ def _cell(
     name: str, found: Mapping[str, Any] | None, wanted: bool, answered: bool, locks: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """Return what a target is on a node, and why."""
-    nothing = {"python": "", "digest": "", "lock": "", "created": None}
+    nothing = {"python": "", "digest": "", "lock": "", "created": None, "seconds": None}
     if not answered:
         return {"state": "unreachable", "reason": "no answer", **nothing}
     if found is None:
         return {"state": "missing", "reason": "no environment", **nothing}
     if "problem" in found:
         return {"state": "damaged", "reason": found["problem"], **nothing}
-    about = {"python": found["python"], "digest": found["digest"], "lock": "", "created": found["created"]}
+    about = {key: found[key] for key in ("python", "digest", "created", "seconds")} | {"lock": ""}
     if found["damaged"]:
         return {**about, "state": "damaged", "reason": "damaged: " + ", ".join(found["damaged"])}
     compared = [(lock, _difference(found, lock)) for lock in locks.get(name, ())]

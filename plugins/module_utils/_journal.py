@@ -67,10 +67,8 @@ class Entry:
     def of(cls, change: Change) -> Entry:
         """Describe the file as it lies there now."""
         status = change.path.lstat() if change.before is not None else change.path.parent.stat()
-        mode = status.st_mode & 0o7777 if change.before is not None else 0o644
-        return cls(
-            change.path, change.kind, mode, status.st_mtime_ns, status.st_uid, status.st_gid, _sha256(change.before), _sha256(change.after)
-        )
+        mode, mtime_ns = (status.st_mode & 0o7777, status.st_mtime_ns) if change.before is not None else (0o644, 0)
+        return cls(change.path, change.kind, mode, mtime_ns, status.st_uid, status.st_gid, _sha256(change.before), _sha256(change.after))
 
     @property
     def backup(self) -> Path:
@@ -239,6 +237,8 @@ class Journal:
         outcomes = [self._restored(entry, state.bundle_url, write) for entry in state.files]
         if write and outcomes:
             self._write(replace(state, files=tuple(outcome.entry for outcome in outcomes if outcome.state == REFUSED)))
+        if write:
+            # those, too, that a killed process no longer came to
             self._drop_originals()
         return outcomes
 

@@ -33,6 +33,7 @@ def _target(path: Path) -> dict[str, Any]:
         return {
             "digest": str(stamp["digest"]),
             "created": int(stamp.get("created", 0)) // 10**9 or None,
+            "seconds": float(stamp["seconds"]) if "seconds" in stamp else None,
             "python": str(stamp["python"]["version"]),
             "damaged": [str(name) for name in stamp.get("damaged", [])],
             "skipped": sorted(str(name) for name in stamp.get("skipped", [])),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,7 @@ class Venv:
         """Build and verify a generation; packages whose unpacked files in uv's cache turn out damaged are unpacked again, once."""
         installer, place = self.installer, self.generations.place(digest)
         installer.wait()
+        start = time.monotonic()
         warm = any(self.node.cache.glob("archive-*"))
         found = self._install(wanted, place, found)
         # what uv unpacked just now it has hashed; what was in its cache may have been edited through a link since
@@ -199,7 +201,8 @@ class Venv:
         remove(place / WORK)
         atomic_write(self.lock_path(digest), found.stored.render())
         remote = {package.name: found.policy.place for package in found.remote}
-        return self.generations.finish(place, {**wanted.stamp(self.target), "remote": remote, "fingerprints": fingerprints(place)})
+        made = {"remote": remote, "fingerprints": fingerprints(place), "seconds": round(time.monotonic() - start, 1)}
+        return self.generations.finish(place, {**wanted.stamp(self.target), **made})
 
     def _install(self, wanted: Wanted, place: Path, found: Supply) -> Supply:
         if place.exists():

@@ -45,7 +45,8 @@ EXAMPLES = r"""
 RETURN = r"""
 targets:
   description:
-    - For each target with an environment its C(digest), C(created) (seconds since the epoch), the version of its C(python), the C(packages)
+    - For each target with an environment its C(digest), C(created) (seconds since the epoch), the C(seconds) that building
+      it took (null where it was installed into one that existed), the version of its C(python), the C(packages)
       with C(version), C(sha256) and C(kind), those C(damaged), C(skipped) and C(remote). Or a C(problem).
   returned: always
   type: dict

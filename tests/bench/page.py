@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a benchmark leaves in the repository: its figures as data, a section of docs/benchmarks.md, and a plot (tests/bench/plots.py)."""
+"""What a benchmark leaves in the repository: its figures as data, a section of docs/benchmarks.md, and a plot where there is one to draw."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def record(name: str, title: str, rows: Sequence[Any], text: str | None) -> None
         return
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    write_section(title, f"## {title}\n\n{text}\n\n![{title}](plots/{name}.svg)\n", PAGE)
     # in a process of its own: what draws takes more memory than what is measured
     subprocess.run([sys.executable, "-m", "tests.bench.plots"], check=True)
+    plot = f"\n![{title}](plots/{name}.svg)\n" if (FIGURES.parent / "plots" / f"{name}.svg").is_file() else ""
+    write_section(title, f"## {title}\n\n{text}\n{plot}", PAGE)

@@ -107,7 +107,8 @@ def draw(name: str) -> Path:
 
 def main() -> int:
     for figures in sorted(FIGURES.glob("*.json")):
-        print(draw(figures.stem))
+        if figures.stem.partition("-")[0] in KINDS:
+            print(draw(figures.stem))
     return 0
 
 

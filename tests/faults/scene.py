@@ -162,6 +162,7 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
                 made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
+            made.plays += [("by hand", _by_hand(cycle))]
         made.restore("nothing")
         preload()
         yield made
@@ -181,6 +182,17 @@ def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
     given = {**{key: value for key, value in fetch.args.items() if key != "assets"}, "interpreters": [interpreter]}
     place = calls.index(bill)
     return [*calls[:place], Call("rlinf_interpreter_cache", bill.host, given), *calls[place:]]
+
+
+def _by_hand(cycle: Cycle) -> list[Call]:
+    """Return calls that none of these plays makes, and users do: of their own requirement files, and of removable media."""
+    node, stick = cycle.work / NODE, cycle.work / "home" / "stick"
+    patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), "bundle_dir": str(cycle.bundle)}
+    return [
+        *(Call("rlinf_req_patch", NODE, {**patch, "state": state}) for state in ("patched", "restored")),
+        Call("rlinf_media", "bastion", {"bundle_dir": str(cycle.bundle), "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
+        Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
+    ]
 
 
 def write_interpreter(path: Path) -> None:

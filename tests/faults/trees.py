@@ -29,7 +29,7 @@ _MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
 _VERIFIED = re.compile(r"(^|/)state/bundle\.json\Z")
 # names the manifest, which says when it was made
 _ACCEPTED = re.compile(r"(^|/)state/accepted\.json\Z")
-# says when it was made, and of which files, by their times; an environment without one is under construction
+# says when it was made, in how long, and of which files, by their times; an environment without one is under construction
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
 _BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/")
 _GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
@@ -117,7 +117,8 @@ def _said(path: Path, key: str) -> str | None:
     if _ACCEPTED.search(key):
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "manifest": None})
     if _STAMP.search(key):
-        return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "fingerprints": None, "created": None}, sort_keys=True)
+        own = dict.fromkeys(("fingerprints", "created", "seconds"))
+        return json.dumps({**json.loads(path.read_text(encoding="utf-8")), **own}, sort_keys=True)
     return None
 
 

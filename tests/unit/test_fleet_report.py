@@ -28,7 +28,7 @@ def package(name: str, version: str = "1.0") -> dict[str, Any]:
 
 
 def environment(*names: str, **changes: Any) -> dict[str, Any]:
-    made = {"digest": "d" * 64, "created": 1, "python": "3.11.14", "damaged": [], "skipped": [], "remote": {}}
+    made = {"digest": "d" * 64, "created": 1, "seconds": 61.4, "python": "3.11.14", "damaged": [], "skipped": [], "remote": {}}
     return {**made, "packages": {name: package(name) for name in names}, **changes}
 
 
@@ -113,6 +113,7 @@ def test_states_with_the_worst_first(arguments: dict[str, Any], run_module: Run)
         ("skipping", "installed"),
         ("unasked", "not asked for"),
     ]
+    assert [row["targets"][first]["seconds"] for row in report["nodes"]] == [None, 61.4, None, None, 61.4, 61.4, 61.4, 61.4]
     assert report["nodes"][4]["targets"][first]["reason"] == "differs in more"
     assert report["bundle"]["bytes"] == 9_012_000 and "secret" not in json.dumps(report)
 
@@ -128,6 +129,7 @@ def test_200_nodes_of_6_targets_and_hostile_names(arguments: dict[str, Any], run
     page = Tags(text)
     assert page.tags.count("script") == 1 and HOSTILE not in text and page.loaded == []
     assert page.tags.count("tr") == 2 + 200 + 2
+    assert text.count("built in 61 s") == 199 * 6 + 1
     assert len(text) < 2_000_000
 
 
