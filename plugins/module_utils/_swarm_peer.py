@@ -126,8 +126,12 @@ class Peer:
             "upload_rate_limit": job["bandwidth"],
             "strict_end_game_mode": True,
             "connection_speed": 100,
-            # seconds of requests that are under way: what is asked for far ahead is got twice
+            # what is asked for far ahead, in seconds and in blocks of 16 KiB, or together with its neighbours, is got twice
             "request_queue_time": 1,
+            "max_out_request_queue": 64,
+            "whole_pieces_threshold": 0,
+            # every node has its share of the bundle from the bastion: none waits until others have theirs
+            "unchoke_slots_limit": -1,
             "min_reconnect_time": 2,
             "max_failcount": 30,
             "user_agent": "rlinf.offline",

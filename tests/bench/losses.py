@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._swarm import piece_size
 from tests.bench.page import record
 from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
 
@@ -69,7 +72,9 @@ def swarm(work: Path, bundle: Bundle, chance: random.Random) -> dict[str, Any]:
             "verified after the second": verified,
             "lacking before it, MB": round(sum(lacking.values()) / 1e6),
             "received in it, MB": round(sum(got.values()) / 1e6),
-            "sent twice": sorted(host for host, more in twice.items() if more > 0.1 * lacking[host]),
+            "sent twice": sorted(
+                f"{host}, {more / 1e6:.0f} of {lacking[host] / 1e6:.0f} MB" for host, more in twice.items() if more > 0.1 * lacking[host]
+            ),
             "good": again.status == 0 and verified == NODES and all(more <= 0.1 * lacking[host] for host, more in twice.items()),
         }
 
@@ -176,13 +181,36 @@ def _stamp(fleet: Fleet, host: str) -> str:
 
 
 def _lacking(fleet: Fleet, host: str, bundle: Bundle) -> int:
-    """Return the bytes that a host has neither under their names nor among what it keeps of a swarm."""
-    listed = fleet.shell(host, f"cd {PREFIX}/bundle 2>/dev/null && find . -path ./.cache -prune -o -type f -printf '%P\\n' || true").split(
-        "\n"
+    """Return the bytes that a host has neither under their names nor, as whole pieces, among what it keeps of a swarm."""
+    files = {name: entry.get("size", 0) for name, entry in manifest(bundle)["files"].items()}
+    piece = piece_size(sum(files.values()))
+    found = json.loads(fleet.shell(host, f"python3 -c {shlex.quote(_HASH)} {PREFIX}/bundle {piece}"))
+    return sum(
+        min(piece, size - number * piece)
+        for name, size in files.items()
+        for number, digest in enumerate(_pieces(bundle.root / name, piece))
+        if digest not in found.get(name, [])[number : number + 1]
     )
-    kept = fleet.shell(host, f"du -sB1 {PREFIX}/bundle/.cache 2>/dev/null | cut -f1").strip()
-    missing = sum(entry.get("size", 0) for name, entry in manifest(bundle)["files"].items() if name not in listed)
-    return max(0, missing - int(kept or 0))
+
+
+# prints {name: [digest of a piece]} of what is there, and of what a swarm keeps where it is not
+_HASH = """
+import hashlib, json, pathlib, sys
+root, piece = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+found = {}
+for top in (root / ".cache" / "swarm" / "bundle", root):
+    for path in top.rglob("*"):
+        name = str(path.relative_to(top))
+        if path.is_file() and not name.startswith(".cache/"):
+            with path.open("rb") as file:
+                found[name] = [hashlib.sha256(part).hexdigest() for part in iter(lambda: file.read(piece), b"")]
+print(json.dumps(found))
+"""
+
+
+def _pieces(path: Path, piece: int) -> list[str]:
+    with path.open("rb") as file:
+        return [hashlib.sha256(part).hexdigest() for part in iter(lambda: file.read(piece), b"")]
 
 
 def _received(fleet: Fleet, host: str) -> int:

@@ -5,7 +5,8 @@
 
 Needs root. The uplink is shaped to 200 Mbit/s; what nodes send each other is not. One copy is the bundle's bytes over what the shaped uplink
 carries, measured in the same run by one rsync to one node. ansible.posix.synchronize is of PyPI's package ansible, which is downloaded for it.
-What goes through the uplink once for each node differs little from run to run: with more than 200 MB it is run once.
+What goes through the uplink once for each node differs little from run to run: with more than 200 MB it is run once. Figures that are recorded
+already, of other ways and numbers of nodes, stay.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import atexit
 import datetime
 import functools
+import json
 import re
 import shutil
 import statistics
@@ -31,7 +33,7 @@ from typing import Any
 import yaml
 
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.bench.page import record
+from tests.bench.page import FIGURES, record
 from tests.support.fleet import PREFIX, Fleet, bundle_of, environment, inventory, play
 
 RATE = "200mbit"
@@ -117,9 +119,9 @@ WAYS: Mapping[str, Callable[[Fleet, Bundle, Path], Took]] = {
 
 
 @contextmanager
-def fleet_of(work: Path, count: int, size: int) -> Iterator[Fleet]:
-    """Make hosts that write to disk, each with room for the bundle."""
-    with Fleet(work / "h", count, DISK=f"{size // 10**9 + 2}G") as fleet:
+def fleet_of(work: Path, count: int) -> Iterator[Fleet]:
+    """Make hosts. What they write lies in memory: nodes have a disk each, and of one that all share that disk would be measured."""
+    with Fleet(work / "h", count) as fleet:
         fleet.give_python()
         fleet.shape(RATE)
         yield fleet
@@ -127,7 +129,7 @@ def fleet_of(work: Path, count: int, size: int) -> Iterator[Fleet]:
 
 def one_copy(work: Path, bundle: Bundle) -> float:
     """Return the seconds that one copy takes."""
-    with fleet_of(work, 1, bundle_bytes(bundle)) as fleet:
+    with fleet_of(work, 1) as fleet:
         return plain(fleet, bundle, 1).transfer
 
 
@@ -153,36 +155,47 @@ def main() -> int:
         for way in options.ways:
             runs = []
             for _run in range(options.runs if way == "swarm" or options.bytes <= OFTEN else 1):
-                with fleet_of(work, count, size) as fleet:
+                with fleet_of(work, count) as fleet:
                     runs.append(WAYS[way](fleet, bundle, work))
             transfer, whole, sent = (statistics.median(getattr(run, name) for run in runs) for name in ("transfer", "whole", "sent"))
             figures.append(
                 {
                     "nodes": count,
                     "way": way,
+                    "runs": len(runs),
                     "transfer": round(transfer / copy, 2),
                     "whole": round(whole / copy, 2),
                     "sent": round(sent / size, 2),
                 }
             )
             print(figures[-1], flush=True)
-    title = f"Pushing {size / 1e6:.0f} MB to many nodes"
-    record(f"push-{size // 10**6}", title, figures, _text(figures, size, copy, options.runs) if options.record else None)
+    title, name = f"Pushing {size / 1e6:.0f} MB to many nodes", f"push-{size // 10**6}"
+    figures = _merged(name, figures)
+    record(name, title, figures, _text(figures, size, copy) if options.record else None)
     if not options.work:
         shutil.rmtree(work)
     return 0
 
 
-def _text(figures: Sequence[Mapping[str, Any]], size: int, copy: float, runs: int) -> str:
-    often = f"median of {runs}" if size < 1.1 * OFTEN else f"a swarm: median of {runs}, the others: one run"
+def _merged(name: str, figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return these figures and those recorded of other ways and numbers of nodes, in order."""
+    path = FIGURES / f"{name}.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    every = {(row["nodes"], row["way"]): row for row in (*old, *figures)}
+    order = [*WAYS]
+    return [every[key] for key in sorted(every, key=lambda key: (key[0], order.index(key[1])))]
+
+
+def _text(figures: Sequence[Mapping[str, Any]], size: int, copy: float) -> str:
     lines = [
-        f"{datetime.date.today():%Y-%m-%d}: {size / 1e6:.0f} MB, uplink {RATE}, one copy {copy:.1f} s, {often}. Of a swarm, libtorrent's wheel",
-        "(8 MB to each node) is sent before the transfer begins; the whole playbook verifies as well, as the others do not. `make bench-push`",
+        f"{datetime.date.today():%Y-%m-%d}: {size / 1e6:.0f} MB, uplink {RATE}, one copy {copy:.1f} s, medians. What nodes write lies in memory. Of a swarm,",
+        "libtorrent's wheel (8 MB to each node) is sent before the transfer begins, and counts as sent; the whole playbook verifies as well, as the",
+        "others do not. `make bench-push`",
         "",
-        "| nodes | way | transfer / one copy | whole playbook / one copy | sent by the bastion / bundle |",
-        "|---:|---|---:|---:|---:|",
+        "| nodes | way | runs | transfer / one copy | whole playbook / one copy | sent by the bastion / bundle |",
+        "|---:|---|---:|---:|---:|---:|",
     ]
-    keys = ("nodes", "way", "transfer", "whole", "sent")
+    keys = ("nodes", "way", "runs", "transfer", "whole", "sent")
     return "\n".join([*lines, *(f"| {' | '.join(str(figure[key]) for key in keys)} |" for figure in figures)])
 
 
