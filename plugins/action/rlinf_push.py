@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest, size_text
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, signature_digest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
@@ -48,15 +48,27 @@ class ActionModule(Working):
                 "jobs": {"type": "int", "default": 4},
             },
         },
+        "accepted": {"type": "dict", "default": {}},
         "state": {"type": "str", "choices": ["pushed", "seen"], "default": "pushed"},
     }
     PLACE = "src"
 
     def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        result = self._push(Bundle(Path(arguments["src"])), Path(arguments["dest"]), arguments)
+        bundle = Bundle(Path(arguments["src"]))
+        if self._is_there(bundle, arguments):
+            return self._kept(self._with(self._result(reason="everything is there"), "accepted", arguments["accepted"]))
+        result = self._push(bundle, Path(arguments["dest"]), arguments)
         # in check mode a node that something would be sent to still has what it had
         settled = arguments["verify"] and arguments["state"] == "pushed" and not (self._task.check_mode and result["changed"])
         return self._settle(result, arguments) if settled else result
+
+    @staticmethod
+    def _is_there(bundle: Bundle, arguments: dict[str, Any]) -> bool:
+        """Return whether the node has accepted this very bundle, and nothing is to be removed."""
+        known = arguments["accepted"]
+        if not known or not arguments["verify"] or not bundle.manifest.is_file() or (known["extra"]["count"] and arguments["prune"]):
+            return False
+        return (known["digest"], known["signature"]) == (manifest_digest(bundle), signature_digest(bundle))
 
     def _settle(self, result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
         """Take out what only a former bundle had, and verify the bundle, by the module that runs on the node."""
@@ -68,10 +80,23 @@ class ActionModule(Working):
             said = self._execute_module("rlinf.offline.rlinf_bundle", given, task_vars=self.variables)
             if said.get("failed") or said.get("unreachable"):
                 return {**result, **said}
-            result["changed"] |= said["changed"]
-            result["diff"] = [*result.get("diff", []), *([said["diff"]] if "diff" in said else [])]
-            result["warnings"] = [*result.get("warnings", []), *said.get("warnings", [])]
-            result[key] = {name: value for name, value in said.items() if name not in ("diff", "warnings", "invocation")}
+            result = self._with(result, key, said)
+        return self._kept(result)
+
+    @staticmethod
+    def _with(result: dict[str, Any], key: str, said: dict[str, Any]) -> dict[str, Any]:
+        """Return the result with what a module said."""
+        return {
+            **result,
+            "changed": result["changed"] or said["changed"],
+            "diff": [*result.get("diff", []), *([said["diff"]] if "diff" in said else [])],
+            "warnings": [*result.get("warnings", []), *said.get("warnings", [])],
+            key: {name: value for name, value in said.items() if name not in ("diff", "warnings", "invocation")},
+        }
+
+    @staticmethod
+    def _kept(result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result with a word on files that are not of the bundle."""
         kept = result["accepted"]["extra"]
         if kept["count"]:
             result["reason"] += f"; {kept['count']} files ({size_text(kept['bytes'])}) that are not of this bundle stay (rlinf_push_prune)"

@@ -93,6 +93,26 @@ class Outcome:
     before: str = ""
     after: str = ""
 
+    def said(self, state: str, seconds: float) -> dict[str, Any]:
+        """Return it as a module's result; left-overs are a warning, since nobody else would mention them.
+
+        :param state: what was asked for.
+        """
+        found: dict[str, Any] = {
+            "state": state,
+            **{key: getattr(self, key) for key in ("changed", "reason", "serial", "digest", "files", "bytes", "hashed")},
+            "changes": self.difference.json,
+            "left_over": list(self.left_over),
+            "extra": Difference(removed=self.extra).json["removed"],
+            "seconds": round(seconds, 3),
+        }
+        if self.left_over and state in ("sealed", "verified"):
+            first = ", ".join(self.left_over[:3])
+            found["warnings"] = [
+                f"{len(self.left_over)} left over from writes that were cut off ({first}): resumed by the next download, or removed by state pruned."
+            ]
+        return found
+
 
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
@@ -201,6 +221,11 @@ def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
 def manifest_digest(bundle: Bundle) -> str:
     """Return the SHA-256 of the manifest: the identity of everything in the bundle."""
     return sha256_file(bundle.manifest)
+
+
+def signature_digest(bundle: Bundle) -> str | None:
+    """Return the SHA-256 of the manifest's signature, none if it is unsigned."""
+    return sha256_file(bundle.signature) if bundle.signature.is_file() else None
 
 
 def hash_files(root: Path, paths: Sequence[str], jobs: int) -> Iterator[tuple[str, str]]:
@@ -441,6 +466,7 @@ def verify(
     full: bool = False,
     jobs: int = 4,
     check: bool = False,
+    read: bool = True,
 ) -> Outcome:
     """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
 
@@ -454,6 +480,7 @@ def verify(
     :param full: hash everything, whatever the stamp says.
     :param jobs: how many files are hashed at a time.
     :param check: verify, but do not write the stamp.
+    :param read: whether files are read; if not, those count as damaged that would have to be.
     :raises BundleError: there is no bundle, nobody trusted has signed it, it is older than one before, or it is not what the manifest says; the
         first files of each kind are named.
     """
@@ -466,7 +493,7 @@ def verify(
     found, left_over = scan(bundle)
     trusted = {} if full else known.get("files", {})
     files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
-    missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs)
+    missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs if read else 0)
     extra = {path: file.size for path, file in found.items() if path not in manifest["files"]}
     wrong = [path for path in extra if stamp is None or not _by_name(bundle, path)]
     if missing or damaged or wrong:
@@ -502,6 +529,16 @@ def verify(
     )
 
 
+def recognise(bundle: Bundle, *, stamp: Path, targets: Sequence[str] = (), release: str = "", trust: Trust | None = None) -> Outcome | None:
+    """Return what :func:`verify` says, if it would read no file and note nothing: this machine has accepted just this, and nothing has changed since."""
+    try:
+        outcome = verify(bundle, stamp=stamp, targets=targets, release=release, trust=trust, check=True, read=False)
+    except BundleError:
+        return None
+    noted = trust is None or trust.has_accepted(outcome.serial, outcome.digest)
+    return outcome if noted and not outcome.changed else None
+
+
 def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, Signer | None]:
     """Return the manifest, its digest and who signed it, once it is known that this one is accepted."""
     check_present(bundle)
@@ -520,7 +557,7 @@ def differences(
 
     :param found: what is there, as :func:`scan` says.
     :param trusted: files that need not be read where their stat is as here: path -> stat and digest.
-    :param jobs: how many files are hashed at a time.
+    :param jobs: how many files are hashed at a time; with 0 none is, and those that would have to be count as damaged.
     :returns: the paths that are missing, those that are damaged, and those that were read to know.
     """
     missing, damaged, to_hash = [], [], []
@@ -532,7 +569,7 @@ def differences(
             damaged.append(path)
         elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
             to_hash.append(path)
-    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs) if seen != files[path]["sha256"]]
+    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs) if seen != files[path]["sha256"]] if jobs else to_hash
     return missing, damaged, to_hash
 
 

@@ -20,6 +20,7 @@ import shutil
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._generations import 
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._process import Completed, run
 from ansible_collections.rlinf.offline.plugins.module_utils._runtime import Runtime
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 
 PATIENCE = 10.0
 """Seconds after which a program or a file system that says nothing is reported as such."""
@@ -64,7 +66,7 @@ _ABOUT_PYTHON = (
     "    'headers': os.path.isfile(header), 'virtual': sys.prefix != sys.base_prefix}))\n"
 )
 # what a bundle and a path are described by, so that one that could not be looked at has the same keys
-_BUNDLE = ("present", "sealed", "digest", "serial", "verified", "bytes", "files", "problem")
+_BUNDLE = ("present", "sealed", "digest", "serial", "verified", "accepted", "bytes", "files", "problem")
 _SYSTEM = ("release", "architecture", "missing", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
 _SHA256 = re.compile(rf'sha256 = "([0-9a-f]{{{SHORT}}})')
@@ -84,6 +86,9 @@ def gather(
     programs: Sequence[str] = (),
     packages: Mapping[str, Sequence[str]] | None = None,
     package_state: bool = False,
+    targets: Sequence[str] = (),
+    trusted_signers: str = "",
+    allow_downgrade: bool = False,
     patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Return everything that is known of this node.
@@ -95,6 +100,7 @@ def gather(
     :param programs: names of programs to look for, beside :data:`TOOLS`.
     :param packages: the system packages that shall be there, by release; under an empty name those of any other.
     :param package_state: whether to return dpkg's whole state, too.
+    :param targets: those of this node, *trusted_signers* and *allow_downgrade*: what its bundle is accepted by.
     :param patience: seconds for each thing that could hang.
     """
     home = home_directory()
@@ -120,6 +126,11 @@ def gather(
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
     }
     answers = ask_all(questions, patience + 1)
+    if answers["bundle"].get("verified"):
+        release = "/".join(filter(None, (answers["system"].get("release"), answers["system"].get("architecture"))))
+        trust = Trust.of(trusted_signers, node.bundle_stamp, allow_downgrade)
+        accepted = partial(accepted_bundle, bundle, node, targets, release if "/" in release else "", trust)
+        answers["bundle"]["accepted"] = ask_all({"accepted": accepted}, patience + 1)["accepted"]
     return {
         "user": user_name(),
         "uid": os.getuid(),
@@ -224,6 +235,13 @@ def bundle_state(bundle: Bundle, node: Node) -> dict[str, Any]:
         "bytes": sum(entry.get("size", 0) for entry in manifest["files"].values()),
         "files": len(manifest["files"]),
     }
+
+
+def accepted_bundle(bundle: Bundle, node: Node, targets: Sequence[str], release: str, trust: Trust | None) -> dict[str, Any]:
+    """Return what verifying the bundle would say, and the digest of its signature, if this node has accepted just it and nothing changed since."""
+    start = time.monotonic()
+    outcome = _bundle.recognise(bundle, stamp=node.bundle_stamp, targets=targets, release=release, trust=trust)
+    return {**outcome.said("verified", time.monotonic() - start), "signature": _bundle.signature_digest(bundle)} if outcome else {}
 
 
 def _held(bundle: Bundle) -> tuple[int, int]:

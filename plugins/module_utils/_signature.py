@@ -113,6 +113,19 @@ class Trust:
     accepted: Path
     downgrade: bool = False
 
+    @classmethod
+    def of(cls, signers: str, stamp: Path | None, downgrade: bool) -> Trust | None:
+        """Return whose bundles are accepted, or None if anybody's are.
+
+        :param stamp: where this machine notes what it verified; the serial is noted beside it.
+        :raises BundleError: there are signers, and no stamp.
+        """
+        if not signers.strip():
+            return None
+        if stamp is None:
+            raise BundleError("trusted_signers needs a stamp, beside which the last accepted serial is noted. Give one.")
+        return cls(signers, stamp.parent / "accepted.json", downgrade)
+
     def judge(self, bundle: Bundle, data: bytes) -> Signer:
         """Return who signed the manifest that consists of these bytes.
 
@@ -144,12 +157,15 @@ class Trust:
                 "Push the newest one, or set rlinf_allow_downgrade if you mean it."
             )
 
+    def has_accepted(self, serial: int, digest: str) -> bool:
+        """Return whether this bundle is the one that was noted last."""
+        return self.accepted.is_file() and read_json(self.accepted, BundleError) == {"serial": serial, "manifest": digest}
+
     def accept(self, serial: int, digest: str) -> None:
         """Note a bundle that was verified."""
-        noted = {"serial": serial, "manifest": digest}
-        if not self.accepted.is_file() or read_json(self.accepted, BundleError) != noted:
+        if not self.has_accepted(serial, digest):
             self.accepted.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.accepted, noted)
+            write_json(self.accepted, {"serial": serial, "manifest": digest})
 
 
 def _keygen(arguments: Sequence[str | Path], what: str, stdin: Path | None = None) -> Completed:

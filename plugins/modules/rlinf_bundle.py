@@ -165,8 +165,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Difference, Outcome, prune, seal, verify
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import prune, seal, verify
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
@@ -214,42 +213,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if params["state"] == "sealed":
         outcome = seal(bundle, key=Path(params["signing_key"]) if params["signing_key"] else None, **options)
     elif params["state"] == "verified":
-        outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust_of(params), **options)
+        trust = Trust.of(params["trusted_signers"], stamp, params["allow_downgrade"])
+        outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust, **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:
         outcome = prune(bundle, stamp=stamp, former=params["former"], check=module.check_mode)
-    found = result(outcome, params["state"], time.monotonic() - start)
+    found = outcome.said(params["state"], time.monotonic() - start)
     if module._diff:
         found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
-    return found
-
-
-def trust_of(params: dict[str, Any]) -> Trust | None:
-    """Return whose bundles are accepted, or None if anybody's are."""
-    if not params["trusted_signers"].strip():
-        return None
-    if not params["stamp"]:
-        raise BundleError("trusted_signers needs a stamp, beside which the last accepted serial is noted. Give one.")
-    # beside the stamp, in the state of this machine
-    return Trust(params["trusted_signers"], Path(params["stamp"]).parent / "accepted.json", params["allow_downgrade"])
-
-
-def result(outcome: Outcome, state: str, seconds: float) -> dict[str, Any]:
-    """Return the module's result; left-overs are a warning, since nobody else would mention them."""
-    found: dict[str, Any] = {
-        "state": state,
-        **{key: getattr(outcome, key) for key in ("changed", "reason", "serial", "digest", "files", "bytes", "hashed")},
-        "changes": outcome.difference.json,
-        "left_over": list(outcome.left_over),
-        "extra": Difference(removed=outcome.extra).json["removed"],
-        "seconds": round(seconds, 3),
-    }
-    if outcome.left_over and state in ("sealed", "verified"):
-        first = ", ".join(outcome.left_over[:3])
-        found["warnings"] = [
-            f"{len(outcome.left_over)} left over from writes that were cut off ({first}): resumed by the next download, or removed by state pruned."
-        ]
     return found
 
 

@@ -54,6 +54,19 @@ options:
     description: Whether to return the state of every system package, from which apt can resolve on another machine.
     type: bool
     default: false
+  targets:
+    description: The targets of the node, for which alone its bundle must be whole.
+    type: list
+    elements: str
+    default: []
+  trusted_signers:
+    description: Who must have signed its bundle; see M(rlinf.offline.rlinf_bundle).
+    type: str
+    default: ""
+  allow_downgrade:
+    description: Accept an older bundle, too.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -137,6 +150,8 @@ node:
       description:
         - Whether a bundle is C(present), C(sealed) and C(verified) by this node, its C(serial), and the C(digest) of its manifest.
         - How many C(files) and C(bytes) of one are there, sealed or not. Or a C(problem).
+        - C(accepted) is what M(rlinf.offline.rlinf_bundle) says of it and the digest of its C(signature), if this node has verified just it for
+          O(targets) and O(trusted_signers), and no file has another size or time since. Without reading any file.
       type: dict
     gpus:
       description:
@@ -176,6 +191,9 @@ ARGUMENTS: dict[str, Any] = {
     "programs": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "dict", "default": {}},
     "package_state": {"type": "bool", "default": False},
+    "targets": {"type": "list", "elements": "str", "default": []},
+    "trusted_signers": {"type": "str", "default": ""},
+    "allow_downgrade": {"type": "bool", "default": False},
 }
 
 

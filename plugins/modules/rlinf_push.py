@@ -66,6 +66,12 @@ options:
         description: How many files are hashed at a time.
         type: int
         default: 4
+  accepted:
+    description:
+      - What M(rlinf.offline.rlinf_node_info) says that the node has accepted (C(node.bundle.accepted)).
+      - If that is just this bundle, the node is not asked again. Needs O(verify).
+    type: dict
+    default: {}
   state:
     description:
       - V(pushed) copies.
