@@ -24,7 +24,7 @@ import tomlkit
 from packaging.utils import parse_wheel_filename
 from tomlkit.exceptions import TOMLKitError
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _overlay, _pylock, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _overlay, _pylock, _wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import FetchError, LockError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
@@ -253,10 +253,10 @@ class Gatherer:
         tree = self.scratch / "trees" / package.name
         remove(tree)
         tree.parent.mkdir(parents=True, exist_ok=True)
-        _mirror.checkout(self.bundle.repos / mirror, commit, tree, origin_url=url)
+        _checkout.checkout(self.bundle.repos / mirror, commit, tree, origin_url=url)
         source = tree / subdirectory if subdirectory else tree
         try:
-            content = Content(_mirror.commit_time(self.bundle.repos / mirror, commit), build_requires(source / "pyproject.toml"))
+            content = Content(_checkout.commit_time(self.bundle.repos / mirror, commit), build_requires(source / "pyproject.toml"))
             return self._build(package, source, content, self.bundle.git_wheels(mirror, commit, self.builder), builds, key)
         finally:
             remove(tree)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
-from urllib.request import getproxies_environment
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, Rewrites, check_url, redact, split
@@ -70,13 +69,13 @@ class Network:
         """The proxy for ``http`` and ``https``, as far as there is one."""
         if self.proxy:
             return {"http": self.proxy, "https": self.proxy}
-        found = getproxies_environment()
+        found = _proxies_environment()
         return {scheme: found.get(scheme) or found["all"] for scheme in ("http", "https") if found.get(scheme) or found.get("all")}
 
     @property
     def no_proxy(self) -> str:
         """Hosts that are reached without a proxy, separated by commas."""
-        return getproxies_environment().get("no", "")
+        return _proxies_environment().get("no", "")
 
     @property
     def authorities(self) -> Path | None:
@@ -135,3 +134,10 @@ class Network:
 def _origin(parts: Any) -> tuple[str, str, int]:
     usual = {"http": 80, "https": 443}
     return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or usual.get(parts.scheme.lower(), 0)
+
+
+def _proxies_environment() -> dict[str, str]:
+    # brings http and ssl along, which is much for who reaches no network
+    from urllib.request import getproxies_environment
+
+    return getproxies_environment()

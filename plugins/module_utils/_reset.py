@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, perform
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, PatchError, TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, write_json
@@ -157,7 +157,7 @@ def loss(place: Path, patched: Collection[Path] = ()) -> Loss:
     :raises GitError: git cannot read it.
     """
     note, about = read_note(place) or {}, f"working copy {place}"
-    state = _mirror.worktree_state(place)
+    state = _checkout.worktree_state(place)
     added = tuple(path for path in state.changed if path not in state.edited and path not in OWN)
     with session() as git:
         tree = git.at(tree=place)
@@ -214,7 +214,7 @@ def reset(lost: Loss, bundle: Bundle) -> None:
             tree.write("submodule", "--quiet", "update", "--recursive", "--force", "--checkout", about=about)
         # twice -f: submodules that this commit does not have
         tree.write("clean", "--quiet", "-ffd", *(f"--exclude=/{name}" for name in sorted(OWN)), about=about)
-    left = tuple(path for path in _mirror.worktree_state(place).changed if path not in OWN)
+    left = tuple(path for path in _checkout.worktree_state(place).changed if path not in OWN)
     if left:
         raise TargetError(f"{about} is not clean after the reset: {named(left)}. Look at it, or remove it and install again.")
     note = read_note(place) or {}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _index, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _index, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
@@ -125,7 +125,7 @@ class Session:
             tree = self.root / "src" / name
             remove(tree)
             tree.parent.mkdir(parents=True, exist_ok=True)
-            _mirror.checkout(self.bundle.repos / repository.id.mirror, record["commit"], tree, origin_url=repository.url)
+            _checkout.checkout(self.bundle.repos / repository.id.mirror, record["commit"], tree, origin_url=repository.url)
             self.checkouts[name], self.commits[name] = tree, (repository.url, record["commit"])
 
     # -- resolving -------------------------------------------------------------------------------------------------------------

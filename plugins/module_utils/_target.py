@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror, _patch, _worktrees
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _patch, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action, diff, perform
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Step, Target
@@ -319,7 +319,7 @@ def find_lock(wanted: Wanted, manifest: Mapping[str, Any]) -> tuple[Path, dict[s
     project, name = wanted.catalog.repositories[wanted.target.project], wanted.target.name
     frozen = manifest["repositories"].get(project.id.mirror, {}).get("commit")
     own = wanted.existing(wanted.target.project)
-    head = _mirror.worktree_state(own).commit if own and (own / ".git").exists() else None
+    head = _checkout.worktree_state(own).commit if own and (own / ".git").exists() else None
     for commit in dict.fromkeys((head, frozen)):
         folder = wanted.bundle.target(commit, name) if commit else None
         if folder and (folder / "lock.json").is_file():

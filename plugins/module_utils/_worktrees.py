@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _lfs, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _lfs
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
@@ -88,7 +88,7 @@ def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:
         return action(
             "present", f"the move to {commit[:12]}, which was cut off, is finished", partial(move, wanted, force=True), "on the way"
         )
-    state = _mirror.worktree_state(place)
+    state = _checkout.worktree_state(place)
     moved = state.commit not in (note["commit"], commit)
     scripted = by_scripts(place, state.edited)
     edited = tuple(path for path in state.edited if path not in scripted)
@@ -120,7 +120,7 @@ def create(wanted: Worktree) -> None:
     remove(fresh)
     fresh.parent.mkdir(parents=True, exist_ok=True)
     repository = wanted.repository
-    _mirror.checkout(wanted.mirror, wanted.commit, fresh, origin_url=repository.url, submodules=repository.submodules, lfs=repository.lfs)
+    _checkout.checkout(wanted.mirror, wanted.commit, fresh, origin_url=repository.url, submodules=repository.submodules, lfs=repository.lfs)
     write_json(fresh / NOTE, wanted.note())
     rename(fresh, wanted.place)
 
@@ -163,13 +163,13 @@ def top(path: Path) -> Path | None:
 def begin_script(place: Path) -> None:
     """Note that what is edited from now on is a script's, after what a former run of it edited was put back."""
     undo_scripts(place)
-    write_json(place / SCRIPTED, {"kept": _digests(place, _mirror.worktree_state(place).edited), "done": None})
+    write_json(place / SCRIPTED, {"kept": _digests(place, _checkout.worktree_state(place).edited), "done": None})
 
 
 def end_script(place: Path) -> None:
     """Note what a script that has ended edited; what is edited from now on is somebody's."""
     known = read_json(place / SCRIPTED, TargetError)
-    found = by_scripts(place, _mirror.worktree_state(place).edited)
+    found = by_scripts(place, _checkout.worktree_state(place).edited)
     if found:
         write_json(place / SCRIPTED, {**known, "done": _digests(place, found)})
     else:
@@ -188,7 +188,7 @@ def by_scripts(place: Path, edited: Iterable[str]) -> tuple[str, ...]:
 
 def undo_scripts(place: Path) -> None:
     """Put back what scripts edited."""
-    edited = by_scripts(place, _mirror.worktree_state(place).edited)
+    edited = by_scripts(place, _checkout.worktree_state(place).edited)
     if edited:
         with session() as git:
             git.at(tree=place).write("checkout", "--quiet", "HEAD", "--", *edited, about=f"working copy {place}")

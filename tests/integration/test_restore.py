@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout
 from ansible_collections.rlinf.offline.plugins.module_utils._files import write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._patch import patch
 from ansible_collections.rlinf.offline.plugins.module_utils._worktrees import NOTE
@@ -39,7 +39,7 @@ class Node:
         place = self.prefix / "src" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         mirror = self.bundle / "repos/github.com/RLinf/RLinf.git"
-        _mirror.checkout(mirror, self.commit, place, origin_url="https://github.com/RLinf/RLinf.git")
+        _checkout.checkout(mirror, self.commit, place, origin_url="https://github.com/RLinf/RLinf.git")
         write_json(place / NOTE, {"format": 1, "repository": "github.com/rlinf/rlinf", "commit": self.commit})
         return place
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _git, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _git, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -59,8 +59,8 @@ class Trap:
         result = _mirror.mirror_one(self.bundle, Repository("it", origin.url, submodules=True), self.network)
         tree = self.root / "node" / "tree"
         tree.parent.mkdir(exist_ok=True)
-        _mirror.checkout(self.bundle.repos / result.mirror, result.commit, tree, origin_url=origin.url, submodules=True)
-        _mirror.worktree_state(tree)
+        _checkout.checkout(self.bundle.repos / result.mirror, result.commit, tree, origin_url=origin.url, submodules=True)
+        _checkout.worktree_state(tree)
         return tree
 
     def sprung(self) -> bool:
@@ -262,7 +262,7 @@ def test_settings_and_hooks_of_a_working_copy_and_its_submodules_run_nothing(tra
     spring(trap, tree, "evil")
     spring(trap, tree / "sub", "other")
     changed(tree)
-    assert _mirror.worktree_state(tree).clean
+    assert _checkout.worktree_state(tree).clean
     with _git.session(repos=trap.bundle.repos) as session:
         copy = session.at(tree=tree)
         copy.read("submodule", "status", "--recursive", about="x")
@@ -272,7 +272,7 @@ def test_settings_and_hooks_of_a_working_copy_and_its_submodules_run_nothing(tra
         copy.write("reset", "--quiet", "--hard", "HEAD", about="x")
         copy.write("checkout", "--quiet", "--force", "--detach", "HEAD", "--", about="x")
         copy.write("submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout", about="x")
-    assert _mirror.worktree_state(tree).clean
+    assert _checkout.worktree_state(tree).clean
     assert (tree / "sub" / "file").read_text() == "one\n"
     assert not trap.sprung(), (trap.root / "marker").read_text()
 
@@ -297,7 +297,7 @@ def test_alternates_of_a_mirror_bring_nothing_from_elsewhere(trap: Trap) -> None
     place = trap.bundle.repos / result.mirror
     (place / "objects" / "info").mkdir(exist_ok=True)
     (place / "objects" / "info" / "alternates").write_text(f"{secret.bare}/objects\n")
-    _mirror.checkout(place, result.commit, trap.root / "tree", origin_url=origin.url)
+    _checkout.checkout(place, result.commit, trap.root / "tree", origin_url=origin.url)
     assert git("fsck", "--strict", cwd=trap.root / "tree") == ""
     assert (trap.root / "tree" / "file").read_text() == "one\n"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
@@ -642,10 +642,10 @@ def test_a_working_copy_with_submodules_needs_no_network(site: Site, family: tup
     result = site.mirror(outer, submodules=True)
     site.upstream.always("*", Fault(status=500))
     tree = tmp_path / "tree"
-    _mirror.checkout(site.place(outer), result.commit, tree, origin_url=outer.url, submodules=True)
+    _checkout.checkout(site.place(outer), result.commit, tree, origin_url=outer.url, submodules=True)
     assert (tree / "middle" / "third_party" / "inner" / "file").read_text() == "lonely\n"
     assert git("config", "remote.origin.url", cwd=tree / "middle") == middle.url
-    assert _mirror.worktree_state(tree).clean
+    assert _checkout.worktree_state(tree).clean
 
 
 def test_a_submodule_that_moves_is_followed_and_an_own_entry_keeps_its_head(site: Site, family: tuple[Origin, Origin, Origin]) -> None:
@@ -724,9 +724,9 @@ def test_lfs_objects_are_brought_where_asked_for(site: Site, with_lfs: Origin, t
     assert site.mirror(with_lfs, network=files, lfs=True).changed is False
     assert tree_hash(site.bundle.root, mtimes=True) == before
     shutil.rmtree(with_lfs.bare)
-    _mirror.checkout(site.place(with_lfs), plain.commit, tmp_path / "tree", origin_url=with_lfs.url, lfs=True)
+    _checkout.checkout(site.place(with_lfs), plain.commit, tmp_path / "tree", origin_url=with_lfs.url, lfs=True)
     assert (tmp_path / "tree" / "big.bin").read_bytes() == b"large\n" * 1000
-    assert _mirror.worktree_state(tmp_path / "tree").clean
+    assert _checkout.worktree_state(tmp_path / "tree").clean
 
 
 def test_lfs_objects_come_over_http_with_the_login_of_the_mirror(site: Site, with_lfs: Origin) -> None:
@@ -812,13 +812,13 @@ def test_a_working_copy_shares_nothing_with_the_bundle(site: Site, tmp_path: Pat
     new = origin.commit(file="two\n")
     result = site.mirror(origin)
     tree = tmp_path / "tree"
-    _mirror.checkout(site.place(origin), result.commit, tree, origin_url="https://token@github.com/owner/name.git")
+    _checkout.checkout(site.place(origin), result.commit, tree, origin_url="https://token@github.com/owner/name.git")
     assert all(path.stat().st_nlink == 1 for path in tree.rglob("*") if path.is_file())
     shutil.rmtree(site.bundle.root)
     git("fsck", cwd=tree)
     assert git("rev-parse", "HEAD", "origin/main", cwd=tree).split() == [old, new]
     assert git("config", "remote.origin.url", cwd=tree) == origin.url
-    assert _mirror.worktree_state(tree) == _mirror.WorktreeState(old, True, ())
+    assert _checkout.worktree_state(tree) == _checkout.WorktreeState(old, True, ())
 
 
 def test_a_working_copy_of_a_branch_follows_it(site: Site, tmp_path: Path) -> None:
@@ -826,7 +826,7 @@ def test_a_working_copy_of_a_branch_follows_it(site: Site, tmp_path: Path) -> No
     origin.git("checkout", "--quiet", "-b", "release/v0.1")
     origin.commit(file="two\n")
     result = site.mirror(origin, version="release/v0.1")
-    _mirror.checkout(site.place(origin), result.commit, tmp_path / "tree", origin_url=origin.url, branch="release/v0.1")
+    _checkout.checkout(site.place(origin), result.commit, tmp_path / "tree", origin_url=origin.url, branch="release/v0.1")
     assert git("status", "--short", "--branch", cwd=tmp_path / "tree") == "## release/v0.1...origin/release/v0.1"
 
 
@@ -837,7 +837,7 @@ def test_a_working_copy_of_a_commit_that_no_branch_holds(site: Site, tmp_path: P
     origin.git("reset", "--quiet", "--hard", "HEAD~1")
     origin.commit(file="three\n")
     site.mirror(origin)
-    _mirror.checkout(site.place(origin), frozen, tmp_path / "tree", origin_url=origin.url)
+    _checkout.checkout(site.place(origin), frozen, tmp_path / "tree", origin_url=origin.url)
     assert (tmp_path / "tree" / "file").read_text() == "two\n"
     git("fsck", cwd=tmp_path / "tree")
 
@@ -847,7 +847,7 @@ def test_a_working_copy_out_of_a_read_only_bundle_of_another_user(site: Site, tm
     commit = site.mirror(origin).commit
     for path in (site.bundle.root, *site.bundle.root.rglob("*")):
         os.chown(path, 12345, 12345)
-    _mirror.checkout(site.place(origin), commit, tmp_path / "tree", origin_url=origin.url)
+    _checkout.checkout(site.place(origin), commit, tmp_path / "tree", origin_url=origin.url)
     assert (tmp_path / "tree").stat().st_uid == os.geteuid()
     config = tmp_path / "gitconfig"
     config.write_text(redirect_config(site.bundle.repos))
@@ -858,12 +858,12 @@ def test_a_working_copy_takes_no_place_that_is_taken(site: Site, tmp_path: Path)
     origin = site.origin()
     commit = site.mirror(origin).commit
     (tmp_path / "tree").mkdir()
-    error = error_of(lambda: _mirror.checkout(site.place(origin), commit, tmp_path / "tree", origin_url=origin.url))
+    error = error_of(lambda: _checkout.checkout(site.place(origin), commit, tmp_path / "tree", origin_url=origin.url))
     assert "is there already" in str(error)
-    error = error_of(lambda: _mirror.checkout(site.place(origin), "3" * 40, tmp_path / "new", origin_url=origin.url))
+    error = error_of(lambda: _checkout.checkout(site.place(origin), "3" * 40, tmp_path / "new", origin_url=origin.url))
     assert not (tmp_path / "new").exists()
     error = error_of(
-        lambda: _mirror.checkout(
+        lambda: _checkout.checkout(
             site.bundle.repos / "github.com/owner/gone.git", commit, tmp_path / "new", origin_url=f"{GITHUB}owner/gone.git"
         )
     )
@@ -875,11 +875,11 @@ def test_a_working_copy_is_there_whole_or_not_at_all(site: Site, tmp_path: Path)
     commit = site.mirror(origin).commit
     tree = tmp_path / "tree"
     arguments = f"Path({str(site.place(origin))!r}), {commit!r}, Path({str(tree)!r})"
-    with Victim(f"_mirror.checkout({arguments}, origin_url={origin.url!r}, branch='main')") as victim:
+    with Victim(f"_checkout.checkout({arguments}, origin_url={origin.url!r}, branch='main')") as victim:
         for number in itertools.count(1):
             ended = victim.ends(number)
             if tree.exists():
-                assert _mirror.worktree_state(tree).clean
+                assert _checkout.worktree_state(tree).clean
                 shutil.rmtree(tree)
             if ended:
                 break
@@ -891,21 +891,21 @@ def test_the_state_of_a_working_copy_names_what_differs(site: Site, tmp_path: Pa
     origin.commit(**{".gitignore": "*.log\n", "gone": "x", "same": "x"})
     commit = site.mirror(origin).commit
     tree = tmp_path / "tree"
-    _mirror.checkout(site.place(origin), commit, tree, origin_url=origin.url)
+    _checkout.checkout(site.place(origin), commit, tree, origin_url=origin.url)
     (tree / "file").write_text("edited\n")
     (tree / "gone").unlink()
     (tree / "new file ü").write_text("x")
     (tree / "ignored.log").write_text("x")
     os.utime(tree / "same")
     before = tree_hash(tree, mtimes=True)
-    assert _mirror.worktree_state(tree) == _mirror.WorktreeState(commit, False, ("file", "gone", "new file ü"), ("file", "gone"))
+    assert _checkout.worktree_state(tree) == _checkout.WorktreeState(commit, False, ("file", "gone", "new file ü"), ("file", "gone"))
     assert tree_hash(tree, mtimes=True) == before
-    error_of(lambda: _mirror.worktree_state(tmp_path))
+    error_of(lambda: _checkout.worktree_state(tmp_path))
 
 
 def test_the_time_of_a_commit(site: Site) -> None:
     origin = Origin(site.upstream.root, "github.com/owner/name.git")
     commit = origin.commit("2025-01-01T00:00:00+00:00")
     site.mirror(origin)
-    assert _mirror.commit_time(site.place(origin), commit) == 1735689600
-    error_of(lambda: _mirror.commit_time(site.place(origin), "4" * 40))
+    assert _checkout.commit_time(site.place(origin), commit) == 1735689600
+    error_of(lambda: _checkout.commit_time(site.place(origin), "4" * 40))

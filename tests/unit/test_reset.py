@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
@@ -34,7 +34,7 @@ class Site:
         git("clone", "--quiet", "--bare", self.seed, mirror, cwd=self.seed)
         self.commit = git("rev-parse", "HEAD", cwd=self.seed)
         self.node.src.mkdir(parents=True)
-        _mirror.checkout(mirror, self.commit, self.tree, origin_url="https://github.com/RLinf/RLinf.git")
+        _checkout.checkout(mirror, self.commit, self.tree, origin_url="https://github.com/RLinf/RLinf.git")
         write_json(self.tree / NOTE, {"format": 1, "repository": "github.com/rlinf/rlinf", "commit": self.commit})
         return self
 

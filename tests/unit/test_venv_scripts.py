@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _worktrees
+from ansible_collections.rlinf.offline.plugins.module_utils._checkout import worktree_state
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import matches_glob
-from ansible_collections.rlinf.offline.plugins.module_utils._mirror import worktree_state
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import Script
 from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
 from tests.support.environments import Run, Site
