@@ -28,6 +28,8 @@ from tests.support.upstream import Upstream
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS = ("download", "push", "prepare", "install", "verify", "restore")
 TARGETS = ("openvla", "openvla-oft")
+USER = "someone"
+"""Who the upstream knows."""
 NODE = "gpu01"
 _RECAP = re.compile(
     r"^(?P<host>\S+)\s*: ok=\d+\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
@@ -73,6 +75,7 @@ class Cycle:
     :param push: whether each node gets a bundle of its own, by rsync; without, they share the bastion's.
     :param compiler: whether the world has packages to compile.
     :param air_gap: whether verifying fails if an install has tried to reach anything, even where there was nobody to be reached.
+    :param password: one that the upstream asks for, and that the bastion's inventory holds.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Cycle:
         push: bool = True,
         compiler: bool = True,
         air_gap: bool = False,
+        password: str = "",
     ) -> None:
         self.targets = targets if isinstance(targets, Mapping) else {NODE: targets}
         self.work, self.offline, self.push, self.air_gap = work, offline, push, air_gap
@@ -96,11 +100,13 @@ class Cycle:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", self.key], check=True)
         self.toolkit = write_toolkit(work / "cuda")
         self.world = demo_world.build(work / "upstream", compiler=compiler)
-        self.upstream = Upstream(self.world.root)
+        self.upstream, self.password = Upstream(self.world.root), password
         self.inventory = work / "inventory.yml"
 
     def __enter__(self) -> Cycle:
         self.upstream.start()
+        if self.password:
+            self.upstream.require_login("/", USER, self.password)
         bundle = {} if self.push else {"rlinf_bundle_dir": str(self.bundle)}
         nodes = {
             name: {"rlinf_targets": list(targets), "rlinf_prefix": str(self.work / name), **bundle}
@@ -123,7 +129,7 @@ class Cycle:
             "ansible_python_interpreter": sys.executable,
             "rlinf_bundle_dir": str(self.bundle),
             "rlinf_signing_key": str(self.key),
-            **bastion_variables(self.world, self.upstream.url),
+            **bastion_variables(self.world, self.upstream.url.replace("://", f"://{USER}:{self.password}@" if self.password else "://")),
         }
         common = common_variables(self.world)
         # nodes accept what the bastion signs, and nothing else

@@ -45,9 +45,12 @@ class Tally:
 
 
 def table(tallies: Iterable[Tally]) -> list[str]:
-    """Return the rows as a table of Markdown."""
-    lines = ["| what is done | what is promised | trials | survived | lost | again |", "|---|---|---:|---:|---:|---|"]
-    for tally in tallies:
-        cells = (tally.name, tally.promise, tally.trials, tally.survived, len(tally.lost), f"`make faults CLASS={tally.command}`")
+    """Return the promises as a numbered list of Markdown, and the rows as a table that names each by its number."""
+    rows = list(tallies)
+    numbers = {promise: number for number, promise in enumerate(dict.fromkeys(tally.promise for tally in rows), 1)}
+    lines = [f"{number}. {promise[0].upper()}{promise[1:]}." for promise, number in numbers.items()]
+    lines += ["", "| what is done | what is promised | trials | survived | lost | again |", "|---|---:|---:|---:|---:|---|"]
+    for tally in rows:
+        cells = (tally.name, numbers[tally.promise], tally.trials, tally.survived, len(tally.lost), f"`make faults CLASS={tally.command}`")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines

@@ -17,10 +17,12 @@ import pytest
 from packaging.version import Version
 
 from tests.demo.cycle import NODE, PLAYS, Cycle, Play, can_compile, can_unshare
+from tests.support.processes import Watch, watched
 from tests.unit.conftest import run_module
 
 __all__ = ["run_module"]
 
+PASSWORD = "up5tream-hidden"
 # what a script of upstream deletes after it has installed it
 DELETED = "/pip_prebundle/websockets/"
 
@@ -28,8 +30,8 @@ DELETED = "/pip_prebundle/websockets/"
 class Twice:
     """A cycle that has run twice: what each play did, whom it asked, and the trees after each pass."""
 
-    def __init__(self, cycle: Cycle) -> None:
-        self.cycle = cycle
+    def __init__(self, cycle: Cycle, watch: Watch) -> None:
+        self.cycle, self.watch = cycle, watch
         self.plays: list[dict[str, Play]] = []
         self.asked: dict[str, list[str]] = {name: [] for name in PLAYS}
         self.trees: list[dict[str, dict[str, tuple[str, str]]]] = []
@@ -58,6 +60,15 @@ class Twice:
         return done.stdout
 
     # -- what holds for every target
+
+    def assert_no_login(self) -> None:
+        """Assert that the upstream's password was not said, is in no file but the inventory, and in no list of processes."""
+        work = self.cycle.work
+        assert self.asked["download"] and PASSWORD in self.cycle.inventory.read_text(encoding="utf-8")
+        assert [name for plays in self.plays for name, play in plays.items() if PASSWORD in play.output] == []
+        assert self.watch.looks > 100 and self.watch.seen == set()
+        files = [path for path in work.rglob("*") if path.is_file() and not path.is_symlink() and path != self.cycle.inventory]
+        assert [str(path) for path in files if PASSWORD.encode() in path.read_bytes()] == []
 
     def assert_unchanged(self) -> None:
         """Assert that the second run changed nothing, by what Ansible says and by hashes of everything."""
@@ -109,8 +120,9 @@ def twice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Have a bundle and a node with the targets that the module names (``TARGETS``)."""
     assert can_unshare(), "unshare -rn does not work here, so no node can be kept off the network"
     assert can_compile(), "compilers for C and C++ and the headers of this Python are needed"
-    with Cycle(tmp_path_factory.mktemp("cycle") / "work", targets=request.module.TARGETS, air_gap=True) as cycle:
-        run = Twice(cycle)
+    work = tmp_path_factory.mktemp("cycle") / "work"
+    with Cycle(work, targets=request.module.TARGETS, air_gap=True, password=PASSWORD) as cycle, watched(PASSWORD) as watch:
+        run = Twice(cycle, watch)
         # a first look changes nothing, although nothing is there yet
         cycle.play("download", "--check", "--diff")
         assert not cycle.bundle.exists()

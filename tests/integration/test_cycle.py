@@ -24,6 +24,10 @@ def test_the_second_run_changes_nothing(twice):
     twice.assert_unchanged()
 
 
+def test_no_login_is_said_or_left_or_in_a_list_of_processes(twice):
+    twice.assert_no_login()
+
+
 def test_the_first_run_of_each_playbook_did_something(twice):
     assert [name for name in ("download", "push", "prepare", "install") if not twice.plays[0][name].changed] == []
 
