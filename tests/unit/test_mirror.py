@@ -451,7 +451,7 @@ def test_a_remote_that_falls_silent_is_given_up(site: Site) -> None:
 VICTIM = """
 import os, sys
 from pathlib import Path
-from ansible_collections.rlinf.offline.plugins.module_utils import _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
