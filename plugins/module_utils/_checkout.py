@@ -88,7 +88,7 @@ def checkout(
         tree = git.at(tree=part)
         tree.write("remote", "set-url", "origin", plain, about=about)
         tree.write("checkout", "--quiet", *(("-B", branch) if branch else ("--detach",)), commit, "--", about=about)
-        if branch and tree.read("for-each-ref", f"refs/remotes/origin/{branch}", about=about):
+        if branch and tree.test("rev-parse", "--verify", "--quiet", f"refs/remotes/origin/{branch}^{{commit}}"):
             tree.write("branch", "--quiet", f"--set-upstream-to=origin/{branch}", branch, about=about)
         if lfs:
             _lfs.check_out(tree, mirror_path, part, about)

@@ -130,7 +130,9 @@ def gather(
         release = "/".join(filter(None, (answers["system"].get("release"), answers["system"].get("architecture"))))
         trust = Trust.of(trusted_signers, node.bundle_stamp, allow_downgrade)
         accepted = partial(accepted_bundle, bundle, node, targets, release if "/" in release else "", trust)
-        answers["bundle"]["accepted"] = ask_all({"accepted": accepted}, patience + 1)["accepted"]
+        found = ask_all({"accepted": accepted}, patience + 1)["accepted"]
+        # what could not be told is left to those who verify it, and say why
+        answers["bundle"]["accepted"] = {} if "problem" in found else found
     return {
         "user": user_name(),
         "uid": os.getuid(),

@@ -105,10 +105,14 @@ def draw(name: str) -> Path:
     return path
 
 
+def drawable() -> list[str]:
+    """Return the names of the figures that a plot says something of."""
+    return sorted(path.stem for path in FIGURES.glob("*.json") if path.stem.partition("-")[0] in KINDS)
+
+
 def main() -> int:
-    for figures in sorted(FIGURES.glob("*.json")):
-        if figures.stem.partition("-")[0] in KINDS:
-            print(draw(figures.stem))
+    for name in drawable():
+        print(draw(name))
     return 0
 
 

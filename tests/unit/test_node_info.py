@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _node_info
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 
 Run = Callable[..., dict[str, Any]]
 Hash = Callable[..., dict[str, tuple[str, ...]]]
@@ -151,6 +152,34 @@ def test_the_bundle_and_its_stamp(node: Path) -> None:
     assert not _node_info.bundle_state(bundle, place)["verified"]
     bundle.manifest.write_text("{")
     assert "damaged" in _node_info.gather(str(place.prefix), None, [])["bundle"]["problem"]
+
+
+def test_a_bundle_that_was_accepted_is_recognised_and_nothing_else(tmp_path: Path) -> None:
+    place, key = Node(tmp_path / "prefix"), tmp_path / "key"
+    bundle = Bundle(place.bundle)
+    bundle.wheels.mkdir(parents=True)
+    (bundle.wheels / "x.whl").write_bytes(b"x")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    signers = f"bastion {key.with_suffix('.pub').read_text(encoding='utf-8')}"
+    sealed = _bundle.seal(bundle, key=key)
+
+    def accepted(**options: Any) -> Any:
+        return _node_info.gather(str(place.prefix), None, [], **options)["bundle"]["accepted"]
+
+    assert accepted() is None
+    _bundle.verify(bundle, stamp=place.bundle_stamp)
+    assert accepted()["digest"] == sealed.digest and accepted()["signature"] == _bundle.signature_digest(bundle)
+    # the stamp does not say who has signed it
+    assert accepted(trusted_signers=signers) == {}
+    _bundle.verify(bundle, stamp=place.bundle_stamp, trust=Trust.of(signers, place.bundle_stamp, False))
+    assert accepted(trusted_signers=signers)["digest"] == sealed.digest
+    (place.state / "accepted.json").write_text("{")
+    assert accepted(trusted_signers=signers, allow_downgrade=True) == {}
+    (place.state / "accepted.json").unlink()
+    assert accepted(trusted_signers=signers) == {}
+    _bundle.verify(bundle, stamp=place.bundle_stamp)
+    os.utime(bundle.wheels / "x.whl")
+    assert accepted() == {}
 
 
 def test_what_finished_environments_were_made_from(node: Path) -> None:
