@@ -55,3 +55,29 @@ options:
       - Credentials in it are given to that host alone, for the files that it serves as well.
     type: str
 """
+    TARGET = r"""
+options:
+  assets_dir:
+    description: Where assets lie, by default C(assets) below the prefix. With the bundle's own C(assets) they are used there and not copied.
+    type: path
+  home:
+    description: The home that links are made in, by default that of the user who runs this.
+    type: path
+  repo_paths:
+    description: Checkouts of other repositories that are there already, name to path. They are used as they are and never changed.
+    type: dict
+    default: {}
+  leave_out:
+    description: Names of assets and wheels of the catalogue that are not wanted.
+    type: list
+    elements: str
+    default: []
+  strict:
+    description: Whether something that the bundle lacks is an error. Otherwise it is reported as a remote fallback.
+    type: bool
+    default: true
+  allow_drift:
+    description: Whether requirement files and working copies may differ from those that the bundle was made from.
+    type: bool
+    default: false
+"""

@@ -34,6 +34,16 @@ FETCH: dict[str, Any] = {"bundle_dir": {"type": "path", "required": True}, "jobs
 """Those of modules that fetch into a bundle (fragments ``rlinf.offline.bundle`` and ``rlinf.offline.bundle.fetch``)."""
 INDEX: dict[str, Any] = {"index_url": {"type": "str"}}
 """That of modules that use a package index (fragment ``rlinf.offline.bundle.index``)."""
+TARGET: dict[str, Any] = {
+    "catalog": {"type": "dict"},
+    "assets_dir": {"type": "path"},
+    "home": {"type": "path"},
+    "repo_paths": {"type": "dict", "default": {}},
+    "leave_out": {"type": "list", "elements": "str", "default": []},
+    "strict": {"type": "bool", "default": True},
+    "allow_drift": {"type": "bool", "default": False},
+}
+"""Those of modules that put a target in place (fragment ``rlinf.offline.bundle.target``, class ``_target.Wanted``)."""
 
 AIR_GAP = "RLINF_AIR_GAP"
 """Environment variable of a module: the folder for the records of what it tries to reach (``rlinf_air_gap``). Without it nothing is recorded."""

@@ -19,7 +19,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._actions import Acti
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD, read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Step, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, TargetError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, read_json, remove, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import at_home, exclusive, read_json, remove, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import AssetStore, Links, plan_file
 from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
@@ -55,6 +55,29 @@ class Wanted:
     leave_out: frozenset[str] = frozenset()
     strict: bool = True
     allow_drift: bool = False
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Wanted:
+        """Return what the arguments of a module (``_module.TARGET`` and the places) ask for; their paths are made absolute.
+
+        :raises CatalogError: the catalogue is no such, or lacks the target or what is left out.
+        """
+        node, catalog = Node(Path(params["prefix"]).absolute()), Catalog.parse(params["catalog"])
+        target = catalog.select([params["target"]])[0]
+        catalog.closure([target.name], params["leave_out"])
+        return cls(
+            node=node,
+            bundle=Bundle(Path(params["bundle_dir"]).absolute()),
+            catalog=catalog,
+            target=target,
+            home=Path(params["home"] or Path.home()).absolute(),
+            assets_dir=Path(params["assets_dir"] or node.assets).absolute(),
+            project_dir=Path(params["project_dir"]).absolute() if params["project_dir"] else None,
+            repo_paths={name: at_home(path) for name, path in params["repo_paths"].items() if path},
+            leave_out=frozenset(params["leave_out"]),
+            strict=params["strict"],
+            allow_drift=params["allow_drift"],
+        )
 
     def existing(self, name: str) -> Path | None:
         """Return the user's own checkout of a repository, if one is named."""
@@ -426,6 +449,29 @@ def put_in_place(wanted: Wanted, *, check: bool = False) -> Plan:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, last.state)
     return replace(last, trees=first.trees, results=results)
+
+
+def placed(wanted: Wanted, *, check: bool = False) -> dict[str, Any]:
+    """Have the target's files in place, and return what a module says of it, its ``diff`` included.
+
+    :param check: only say what would be done; before the bundle was pushed, that (``after_push``) and where things will be.
+    :raises OfflineError: as :func:`put_in_place`.
+    """
+    answer: dict[str, Any] = {
+        "project_dir": str(wanted.project),
+        "worktrees": {name: str(wanted.place(name)) for name in wanted.target.worktrees},
+        "assets_dir": str(wanted.assets_dir),
+        "imports": list(wanted.target.imports),
+    }
+    if check and not wanted.bundle.root.exists():
+        # who comes after this finds what is needed to go on in check mode
+        lock = wanted.bundle.targets / "not pushed yet" / wanted.target.name / f"pylock.{wanted.target.name}.toml"
+        nothing: dict[str, Any] = {"results": [], "commit": "", "exports": {}, "editables": [], "scripts": []}
+        nothing |= {"messages": [], "drift": [], "sources": {}, "warnings": [], "diff": diff([])}
+        return {**answer, **nothing, "changed": True, "lock": str(lock), "after_push": True}
+    done = put_in_place(wanted, check=check)
+    names = ("changed", "results", "commit", "exports", "editables", "scripts", "messages", "drift", "sources", "warnings", "diff")
+    return {**answer, **{name: getattr(done, name) for name in names}, "lock": str(done.lock)}
 
 
 def reset(node: Node, bundle: Bundle, *, check: bool = False) -> tuple[list[Action], list[dict[str, Any]]]:

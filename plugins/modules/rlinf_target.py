@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - rlinf.offline.attributes
   - rlinf.offline.bundle
+  - rlinf.offline.bundle.target
 options:
   prefix:
     description: Where things are installed on the node, absolute.
@@ -40,32 +41,9 @@ options:
   target:
     description: The target. Needed with O(state=present).
     type: str
-  assets_dir:
-    description: Where assets lie, by default C(assets) below O(prefix). With the bundle's own C(assets) they are used there and not copied.
-    type: path
-  home:
-    description: The home that links are made in, by default that of the user who runs this.
-    type: path
   project_dir:
     description: A checkout of the project that is there already. It is used as it is and never changed.
     type: path
-  repo_paths:
-    description: Checkouts of other repositories that are there already, name to path. They are used as they are and never changed.
-    type: dict
-    default: {}
-  leave_out:
-    description: Names of assets and wheels of the catalogue that are not wanted.
-    type: list
-    elements: str
-    default: []
-  strict:
-    description: Whether something that the bundle lacks is an error. Otherwise it is reported as a remote fallback.
-    type: bool
-    default: true
-  allow_drift:
-    description: Whether requirement files and working copies may differ from those that the bundle was made from.
-    type: bool
-    default: false
 requirements:
   - GitPython
   - tomlkit
@@ -160,6 +138,11 @@ editables:
   returned: with O(state=present)
   type: list
   elements: dict
+imports:
+  description: Modules that must be importable in the environment.
+  returned: with O(state=present)
+  type: list
+  elements: str
 scripts:
   description:
     - What is run in the environment while it is built, as C(name), C(cwd), C(argv), C(env) and C(removes).
@@ -192,24 +175,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
-from ansible_collections.rlinf.offline.plugins.module_utils._files import at_home
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, TARGET, finish, require
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "prefix": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["present", "reset"], "default": "present"},
-    "catalog": {"type": "dict"},
     "target": {"type": "str"},
-    "assets_dir": {"type": "path"},
-    "home": {"type": "path"},
     "project_dir": {"type": "path"},
-    "repo_paths": {"type": "dict", "default": {}},
-    "leave_out": {"type": "list", "elements": "str", "default": []},
-    "strict": {"type": "bool", "default": True},
-    "allow_drift": {"type": "bool", "default": False},
+    **TARGET,
 }
 
 
@@ -220,51 +195,12 @@ def main() -> None:
     finish(module, lambda: states[module.params["state"]](module))
 
 
-def wanted_of(module: AnsibleModule) -> Any:
-    """Return what the arguments ask for; their paths are made absolute."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._target import Wanted
-
-    params = module.params
-    node, catalog = Node(Path(params["prefix"]).absolute()), Catalog.parse(params["catalog"])
-    target = catalog.select([params["target"]])[0]
-    catalog.closure([target.name], params["leave_out"])
-    return Wanted(
-        node=node,
-        bundle=Bundle(Path(params["bundle_dir"]).absolute()),
-        catalog=catalog,
-        target=target,
-        home=Path(params["home"] or Path.home()).absolute(),
-        assets_dir=Path(params["assets_dir"] or node.assets).absolute(),
-        project_dir=Path(params["project_dir"]).absolute() if params["project_dir"] else None,
-        repo_paths={name: at_home(path) for name, path in params["repo_paths"].items() if path},
-        leave_out=frozenset(params["leave_out"]),
-        strict=params["strict"],
-        allow_drift=params["allow_drift"],
-    )
-
-
 def present(module: AnsibleModule) -> dict[str, Any]:
     """Have the target in place."""
-    from ansible_collections.rlinf.offline.plugins.module_utils._target import put_in_place
+    from ansible_collections.rlinf.offline.plugins.module_utils._target import Wanted, placed
 
-    wanted = wanted_of(module)
-    answer: dict[str, Any] = {
-        "project_dir": str(wanted.project),
-        "worktrees": {name: str(wanted.place(name)) for name in wanted.target.worktrees},
-        "assets_dir": str(wanted.assets_dir),
-    }
-    if module.check_mode and not wanted.bundle.root.exists():
-        # the tasks after this one find what they need to go on in check mode
-        lock = wanted.bundle.targets / "not pushed yet" / wanted.target.name / f"pylock.{wanted.target.name}.toml"
-        nothing: dict[str, Any] = {"results": [], "commit": "", "exports": {}, "editables": [], "scripts": []}
-        nothing |= {"messages": [], "drift": [], "sources": {}}
-        return {**answer, **nothing, "changed": True, "lock": str(lock), "after_push": True}
-    plan = put_in_place(wanted, check=module.check_mode)
-    answer |= {
-        name: getattr(plan, name)
-        for name in ("changed", "results", "commit", "exports", "editables", "scripts", "messages", "drift", "sources", "warnings")
-    }
-    return {**answer, "lock": str(plan.lock), **({"diff": plan.diff} if module._diff else {})}
+    answer = placed(Wanted.of(module.params), check=module.check_mode)
+    return answer if module._diff else {key: value for key, value in answer.items() if key != "diff"}
 
 
 def reset(module: AnsibleModule) -> dict[str, Any]:

@@ -14,6 +14,8 @@ description:
   - Builds a virtual environment aside, out of a bundle's lock (PEP 751) and this node's editables, verifies it, and switches to it in one step.
   - A running job keeps the environment it has. Former environments are kept, so that the switch can be undone.
   - Or brings them into an environment that exists (O(mode=existing)), where nothing but the target's packages is touched.
+  - With O(catalog) it first puts in place what the target needs beside its environment, as M(rlinf.offline.rlinf_target) does, and takes from
+    there what that returns. Otherwise that is given.
   - Whether anything has to be done is found out by a fingerprint. Nothing of the user's uv, pip or git configuration is read, and no network is
     asked, unless O(package_source=index) lets packages of an index, which the bundle lacks, come from one, by the SHA-256 of the lock.
 author: The rlinf.offline authors (@RLinf)
@@ -22,8 +24,9 @@ extends_documentation_fragment:
   - rlinf.offline.bundle
   - rlinf.offline.bundle.network
   - rlinf.offline.bundle.index
+  - rlinf.offline.bundle.target
 requirements:
-  - tomlkit and packaging, in the node's private runtime (see M(rlinf.offline.rlinf_runtime))
+  - GitPython, tomlkit and packaging, in the node's private runtime (see M(rlinf.offline.rlinf_runtime))
 options:
   prefix:
     description:
@@ -46,13 +49,20 @@ options:
     type: str
     choices: [present, verified, rolled_back, withdrawn]
     default: present
+  catalog:
+    description:
+      - The catalogue, with the keys C(repositories), C(wheels), C(assets) and C(targets).
+      - With it, O(state=present) puts the target in place, and O(state=verified) fails if it is not. O(assets_dir), O(home), O(repo_paths),
+        O(leave_out), O(strict) and O(allow_drift) say how. O(lock), O(editables), O(scripts) and O(imports) come from there, and O(exports)
+        are added to those of the target.
+    type: dict
   verify:
     description:
       - Whether O(state=present) verifies in the end, as O(state=verified) does, what it has made or found. In check mode it does where nothing would change.
     type: bool
     default: false
   lock:
-    description: The pylock of the target in the bundle. Needed for O(state=present).
+    description: The pylock of the target in the bundle. This or O(catalog) is needed for O(state=present).
     type: path
   python:
     description:
@@ -158,7 +168,10 @@ options:
     choices: [auto, required, ignored]
     default: auto
   project_dir:
-    description: A checkout that gets a link C(.venv) to the environment, unless it has one or anything else of that name.
+    description:
+      - A checkout that gets a link C(.venv) to the environment, unless it has one or anything else of that name.
+      - With O(catalog), a checkout of the project that is there already. It is used as it is and never changed otherwise. Without one, that of
+        the target gets the link.
     type: path
   exact:
     description:
@@ -277,6 +290,10 @@ after_push:
   description: In check mode, that the bundle or a working copy is not there yet, so that what would be done is known only later.
   type: bool
   returned: in check mode, if one of them is not there
+placed:
+  description: What RV(rlinf.offline.rlinf_target#module:results) and the other values of that module say, its messages and warnings apart.
+  type: dict
+  returned: with O(catalog)
 verified:
   description: How many packages were verified.
   type: int
@@ -295,6 +312,7 @@ gpu:
   returned: O(state=verified) or O(verify=true)
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +321,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import AUTO, CHOICES
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, TARGET, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, offline_environment
 
@@ -342,6 +360,7 @@ ARGUMENTS: dict[str, Any] = {
     "remote_fallback": {"type": "bool", "default": True},
     **NETWORK,
     **INDEX,
+    **TARGET,
     "project_dir": {"type": "path"},
     "exact": {"type": "bool", "default": True},
     "verify": {"type": "bool", "default": False},
@@ -352,14 +371,47 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
-        required_if=[("state", "present", ("lock",))],
+        required_if=[("state", "present", ("lock", "catalog"), True)],
         supports_check_mode=True,
     )
     require(module, ["git", "packaging", "tomlkit"], ON_NODE)
     states = {"present": present, "verified": verified, "rolled_back": rolled_back, "withdrawn": withdrawn}
     if module.params["mode"] == "existing":
         states |= {"present": present_in_existing, "verified": verified_in_existing, "rolled_back": refused}
-    finish(module, lambda: states[module.params["state"]](module))
+    work = states[module.params["state"]]
+    placing = module.params["catalog"] is not None and module.params["state"] in ("present", "verified")
+    finish(module, lambda: with_target(module, work) if placing else work(module))
+
+
+def with_target(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> dict[str, Any]:
+    """Have what the target needs beside its environment in place, and do *work* with what comes out of it.
+
+    :raises OfflineError: it cannot be put in place, or is not, and shall only be verified.
+    """
+    from ansible_collections.rlinf.offline.plugins.module_utils._target import Wanted, placed
+
+    params, verifying = module.params, module.params["state"] == "verified"
+    found = placed(Wanted.of(params), check=module.check_mode or verifying)
+    if verifying and found["changed"]:
+        found["changed"] = False
+        absent = [result["path"] for result in found["results"] if result["changed"]] or ["what the node remembers of it"]
+        reason = f"{params['target']} is not in place: {'; '.join(absent)}. Run the playbook rlinf.offline.install."
+        if not module.check_mode:
+            raise OfflineError(reason)
+        answer: dict[str, Any] = {"changed": False, "reason": reason}
+    else:
+        params.update({name: found[name] for name in ("lock", "editables", "scripts", "imports", "project_dir")})
+        params["exports"] = {**found["exports"], **params["exports"]}
+        answer = work(module)
+    diffs = [answer["diff"]] if isinstance(answer.get("diff"), dict) else answer.get("diff", [])
+    return {
+        **answer,
+        "changed": found["changed"] or answer["changed"],
+        "messages": [*found.pop("messages"), *answer.get("messages", [])],
+        "warnings": [*found.pop("warnings"), *answer.get("warnings", [])],
+        **({"diff": [found["diff"], *diffs]} if module._diff else {}),
+        "placed": {key: value for key, value in found.items() if key != "diff"},
+    }
 
 
 def installer_of(module: AnsibleModule) -> Any:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Targe
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._target import Placeholders, Wanted, put_in_place
+from tests.support.environments import PYTHON, Site
 from tests.support.origins import git
+from tests.support.wheels import build_wheel
 from tests.unit.conftest import ModuleFailed
 
 Run = Callable[..., dict[str, Any]]
@@ -201,6 +204,64 @@ def test_quad(world: World, run_module: Run, tree_hash: Hash) -> None:
     lock = "prefix/state/targets/.lock"
     final = tree_hash(world.root, mtimes=True)
     assert {**final, lock: ""} == {**after, lock: ""}
+
+
+@pytest.fixture
+def whole(world: World, run_module: Run) -> Callable[..., dict[str, Any]]:
+    """Call rlinf_venv so that it puts the target in place, and installs its environment of one wheel."""
+    site = Site(world.bundle.root, world.prefix, run_module)
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0"))
+    folder = world.bundle.target(world.commits["RLinf"], "openvla")
+    shutil.move(lock, folder / lock.name)
+    said = json.loads((folder / "lock.json").read_text())
+    write(folder / "lock.json", json_bytes({**said, "python": PYTHON, "editables": []}))
+    world.target["imports"] = ["alpha"]
+    _bundle.seal(world.bundle)
+
+    def call(check: bool = False, **more: Any) -> dict[str, Any]:
+        return run_module("rlinf_venv", {**world.args, "python": sys.executable, **more}, check=check, diff=True)
+
+    return call
+
+
+def test_quad_with_the_environment(world: World, whole: Callable[..., dict[str, Any]], tree_hash: Hash) -> None:
+    before = tree_hash(world.root)
+    would = whole(check=True)
+    assert would["changed"] and tree_hash(world.root) == before
+    assert [name for name, (_, changed) in items(would["placed"]).items() if changed]
+
+    did = whole(exports={"PLAIN": "mine"}, verify=True)
+    assert did["changed"] and did["placed"]["changed"] and did["verified"] == 1
+    assert would["placed"]["lock"] == did["placed"]["lock"] and (world.prefix / "venvs" / "openvla" / "bin" / "python").exists()
+    assert len(did["diff"]) == 2 and f"worktree {world.tree}" in did["diff"][0]["after"] and "alpha" in did["diff"][1]["after"]
+    activate = (world.prefix / "venvs" / "openvla" / "bin" / "activate").read_text()
+    assert "PLAIN=mine" in activate and str(world.prefix / "assets") in activate
+    assert os.readlink(world.tree / ".venv") == str(world.prefix / "venvs" / "openvla")
+
+    after = tree_hash(world.root)
+    for check in (True, False):
+        again = whole(exports={"PLAIN": "mine"}, verify=True, check=check)
+        assert not again["changed"] and not again["placed"]["changed"] and again["verified"] == 1, again["reason"]
+    assert whole(state="verified")["verified"] == 1
+    assert tree_hash(world.root) == after
+
+
+def test_verifying_what_is_not_in_place_says_so(world: World, whole: Callable[..., dict[str, Any]], tree_hash: Hash) -> None:
+    whole()
+    (world.home / ".sapien").unlink()
+    before = tree_hash(world.root)
+    with pytest.raises(ModuleFailed, match=rf"openvla is not in place: {world.home}/.sapien. Run the playbook rlinf.offline.install"):
+        whole(state="verified")
+    said = whole(state="verified", check=True)
+    assert not said["changed"] and f"{world.home}/.sapien" in said["reason"]
+    assert tree_hash(world.root) == before
+
+
+def test_an_environment_that_cannot_be_made_leaves_the_target_in_place(world: World, whole: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ModuleFailed, match="nowhere"):
+        whole(python="/nowhere/python3.11")
+    assert world.tree.is_dir() and not (world.prefix / "venvs" / "openvla").exists()
+    assert whole()["changed"]
 
 
 def test_what_is_there_afterwards(world: World, run_module: Run) -> None:

@@ -407,7 +407,7 @@ def test_errors_say_what_to_do(site: Site, tmp_path: Path) -> None:
         ({"lock": str(lock), "editables": [{"package": "x", "path": str(tmp_path)}]}, "neither pyproject.toml nor setup.py"),
         ({"lock": str(lock), "exports": {"a b": "1"}, "python": sys.executable}, "'a b' cannot be set"),
         ({"lock": str(lock), "exports": {"A": 1}, "python": sys.executable}, "A must be text"),
-        ({}, "state is present but all of the following are missing: lock"),
+        ({}, "state is present but any of the following are missing: lock, catalog"),
     ):
         with pytest.raises(ModuleFailed, match=message):
             site(**arguments)
