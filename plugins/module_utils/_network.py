@@ -137,7 +137,9 @@ def _origin(parts: Any) -> tuple[str, str, int]:
 
 
 def _proxies_environment() -> dict[str, str]:
-    # brings http and ssl along, which is much for who reaches no network
+    # what follows brings http and ssl along, which is much for who reaches no network
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
     from urllib.request import getproxies_environment
 
     return getproxies_environment()

@@ -400,9 +400,13 @@ def with_target(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str,
             raise OfflineError(reason)
         answer: dict[str, Any] = {"changed": False, "reason": reason}
     else:
-        params.update({name: found[name] for name in ("lock", "editables", "scripts", "imports", "project_dir")})
-        params["exports"] = {**found["exports"], **params["exports"]}
-        answer = work(module)
+        come = {name: found[name] for name in ("lock", "editables", "scripts", "imports", "project_dir")}
+        module.params = {**params, **come, "exports": {**found["exports"], **params["exports"]}}
+        try:
+            answer = work(module)
+        finally:
+            # what is said of the call is what it was called with
+            module.params = params
     diffs = [answer["diff"]] if isinstance(answer.get("diff"), dict) else answer.get("diff", [])
     return {
         **answer,

@@ -172,7 +172,7 @@ def main() -> int:
     record("site", "`site` on many nodes", rows, _text(rows) if options.record else None)
     each, factor = last["ours, again"] / last["nodes"], last["plain, again"] / last["ours, again"]
     print(
-        f"{last['nodes']} nodes, second run: {each:.2f} s per node (at most {MOST_SECONDS}), {factor:.1f} times faster (at least {LEAST_FACTOR})"
+        f"{last['nodes']} nodes, second run: {each:.2f} s per node (at most {MOST_SECONDS}), {factor:.2f} times faster (at least {LEAST_FACTOR})"
     )
     return 0 if last["changed, again"] == 0 and each <= MOST_SECONDS and factor >= LEAST_FACTOR else 1
 
