@@ -228,7 +228,7 @@ def test_quad_with_the_environment(world: World, whole: Callable[..., dict[str, 
     before = tree_hash(world.root)
     would = whole(check=True)
     assert would["changed"] and tree_hash(world.root) == before
-    assert [name for name, (_, changed) in items(would["placed"]).items() if changed]
+    assert [name for name, (_state, changed) in items(would["placed"]).items() if changed]
 
     did = whole(exports={"PLAIN": "mine"}, verify=True)
     assert did["changed"] and did["placed"]["changed"] and did["verified"] == 1
