@@ -187,9 +187,12 @@ def checkpoints(call: Call, work: Path, env: Mapping[str, str]) -> tuple[Outcome
     trace = work / "trace"
     trace.unlink(missing_ok=True)
     outcome = run_call(call, work, env, **{TRACE: str(trace)})
-    # a label may hold a program, with line ends
-    said = trace.read_text(encoding="utf-8") if trace.exists() else ""
-    return outcome, [label for number, label in re.findall(r"^(\d+) (.*)$", said, re.MULTILINE)]
+    return outcome, labels_of(trace.read_text(encoding="utf-8") if trace.exists() else "")
+
+
+def labels_of(trace: str) -> list[str]:
+    """Return the labels in a trace, one of which may hold a program, with line ends."""
+    return [label for _number, label in re.findall(r"^(\d+) (.*)$", trace, re.MULTILINE)]
 
 
 def kill_at(number: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 from tests.faults.clocks import clocks
 from tests.faults.disks import disks
 from tests.faults.kills import kills
+from tests.faults.packages import packages
 from tests.faults.pairs import pairs
 from tests.faults.reboots import reboots
 from tests.faults.resumes import resumes
@@ -39,7 +41,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 Share = tuple[int, int]
 # what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
 CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
-    "kill": kills,
+    "kill": lambda made, sample, share: itertools.chain(kills(made, sample, share), packages(made, sample, share)),
     "disk": lambda made, sample, share: disks(made, sample or 8, share),
     "rot": rot,
     "pair": pairs,

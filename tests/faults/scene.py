@@ -22,12 +22,27 @@ from typing import Any
 from tests.demo.cycle import NODE, ROOT, Cycle, base_python
 from tests.faults.calls import Broken, Call, Outcome, adopt_orphans, record, run_call, wait_for_orphans
 from tests.faults.trees import Tree, copy, differences, tree
+from tests.support.apt_archive import Archive, Key, build_deb
 from tests.support.interpreters import VERSION
+from tests.support.origins import Origin
 
 TARGET = "tiny"
 PROMISED = ("bundle", NODE, "home")
 """The directories that belong to what is promised: the bastion's, the node's, the user's."""
 INTERPRETER = "https://github.com/pythons/releases/cpython-install_only.tar.gz"
+OLD_SYSTEM: dict[str, Any] = {
+    "repositories": {"openvla": {"url": "https://github.com/openvla/openvla.git"}},
+    "assets": {"one": {"url": "https://github.com/one/one.bin", "dest": "one.bin"}},
+    "wheels": {},
+    "targets": {},
+}
+"""The catalogue of what the bash system has downloaded here."""
+PACKAGES: dict[str, dict[str, str]] = {
+    "base-files": {"Essential": "yes"},
+    "libc6": {"Priority": "required"},
+    "libegl1": {"Depends": "libc6"},
+}
+"""The packages of a distribution."""
 # unshare(2)
 _NEW_NETWORK = 0x40000000
 
@@ -152,6 +167,7 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
     with Cycle(work, targets={NODE: [TARGET]}, push=False, compiler=False) as cycle:
         nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
         write_interpreter(cycle.world.file(INTERPRETER))
+        write_old_system(cycle)
         (cycle.home / "notes.txt").write_text("the user's\n", encoding="utf-8")
         made = Scene(cycle)
         made.scratch.mkdir()
@@ -162,10 +178,15 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
                 made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
-            made.plays += [("by hand", _by_hand(cycle))]
-        made.restore("nothing")
-        preload()
-        yield made
+        key = Key.make(work / "key")
+        try:
+            if changed:
+                made.plays += [("by hand", _by_hand(cycle, key))]
+            made.restore("nothing")
+            preload()
+            yield made
+        finally:
+            key.forget()
 
 
 def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
@@ -184,15 +205,64 @@ def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
     return [*calls[:place], Call("rlinf_interpreter_cache", bill.host, given), *calls[place:]]
 
 
-def _by_hand(cycle: Cycle) -> list[Call]:
-    """Return calls that none of these plays makes, and users do: of their own requirement files, and of removable media."""
-    node, stick = cycle.work / NODE, cycle.work / "home" / "stick"
-    patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), "bundle_dir": str(cycle.bundle)}
+def _by_hand(cycle: Cycle, key: Key) -> list[Call]:
+    """Return calls that none of these plays makes, and users do."""
+    node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
+    bundle = {"bundle_dir": str(cycle.bundle)}
+    patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), **bundle}
+    archive = Archive(cycle.world.root / "ubuntu", key)
+    archive.publish("jammy", [build_deb(cycle.work / "packages", name, "1", fields) for name, fields in PACKAGES.items()])
+    source = {
+        "mirror": "ubuntu",
+        "url": f"{cycle.upstream.url}/ubuntu",
+        "suites": ["jammy"],
+        "components": ["main"],
+        "keyring": str(key.keyring),
+    }
+    release = {"name": "ubuntu-22.04", "sources": [source], "packages": ["libegl1"]}
+    seen = {"system": {"release": "ubuntu-22.04", "architecture": "amd64", "state": "Package: libc6\n"}}
+    report = {
+        "path": str(home / "report"),
+        "bundle_dir": str(cycle.work / "no bundle"),
+        "template": str(ROOT / "roles" / "report" / "templates" / "report.html.j2"),
+    }
+    branches = {"follow": ["main"], "branches": [{"name": "work", "base": "main"}], "committer": "Me <me@example.invalid>"}
     return [
         *(Call("rlinf_req_patch", NODE, {**patch, "state": state}) for state in ("patched", "restored")),
-        Call("rlinf_media", "bastion", {"bundle_dir": str(cycle.bundle), "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
+        Call("rlinf_air_gap", NODE, {"prefix": str(node)}),
+        Call("rlinf_media", "bastion", {**bundle, "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
         Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
+        Call("rlinf_adopt", "bastion", {**bundle, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
+        Call("rlinf_apt_cache", "bastion", {**bundle, "releases": [release], "timeout": 20}),
+        Call("rlinf_branch_sync", "bastion", {**write_fork(cycle), **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
+        Call("rlinf_survey", "bastion", {"path": str(home / "survey.json"), "nodes": {NODE: seen}}),
+        Call("rlinf_report", "bastion", {**report, "nodes": {NODE: {"wanted": [TARGET], "node": None, "problem": "no answer"}}}),
     ]
+
+
+def write_fork(cycle: Cycle) -> dict[str, Any]:
+    """Write a repository and the user's fork of it, which is behind; return how rlinf_branch_sync finds them."""
+    theirs, fork = Origin(cycle.work / "theirs", "github.com/theirs/small.git"), Origin(cycle.home / "mine", "git.example/me/small.git")
+    theirs.commit(README="one\n")
+    fork.git("pull", "--quiet", theirs.bare, "main")
+    fork.git("checkout", "--quiet", "-b", "work")
+    fork.commit(mine="1\n")
+    theirs.commit(README="two\n")
+    places = {
+        origin.url.removesuffix(name): origin.bare.as_uri().removesuffix(name)
+        for origin, name in ((theirs, "theirs/small.git"), (fork, "me/small.git"))
+    }
+    return {"origin": fork.url, "upstream": theirs.url, "url_rewrites": places}
+
+
+def write_old_system(cycle: Cycle) -> None:
+    """Write what the bash system would have downloaded: a clone and an asset."""
+    old, [(name, repository)] = cycle.home / "old", OLD_SYSTEM["repositories"].items()
+    origin = cycle.world.root / "git" / repository["url"].removeprefix("https://")
+    subprocess.run(["git", "clone", "--quiet", origin, old / name], check=True)
+    subprocess.run(["git", "-C", old / name, "remote", "set-url", "origin", repository["url"]], check=True)
+    (old / "assets").mkdir()
+    (old / "assets" / "one.bin").write_bytes(b"1")
 
 
 def write_interpreter(path: Path) -> None:

@@ -31,6 +31,9 @@ _VERIFIED = re.compile(r"(^|/)state/bundle\.json\Z")
 _ACCEPTED = re.compile(r"(^|/)state/accepted\.json\Z")
 # says when it was made, in how long, and of which files, by their times; an environment without one is under construction
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
+# says when it was made
+_REPORT = re.compile(r"(^|/)report/report\.(json|html)\Z")
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 _BUILT = re.compile(r"(?P<environment>(^|.*/)(venvs|tools)/[^/]+-[0-9a-f]{12})/")
 _GIT = re.compile(r"(?P<repository>(^|.*/)(\.git|[^/]+\.git))(?P<inside>/.*)?\Z")
 
@@ -116,6 +119,8 @@ def _said(path: Path, key: str) -> str | None:
         )
     if _ACCEPTED.search(key):
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), "manifest": None})
+    if _REPORT.search(key):
+        return hashlib.sha256(_DATE.sub("", path.read_text(encoding="utf-8")).encode()).hexdigest()
     if _STAMP.search(key):
         own = dict.fromkeys(("fingerprints", "created", "seconds"))
         return json.dumps({**json.loads(path.read_text(encoding="utf-8")), **own}, sort_keys=True)
