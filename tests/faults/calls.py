@@ -106,7 +106,8 @@ def wait_for_orphans(patience: float = 60) -> None:
         if pid == 0:
             if time.monotonic() > end:
                 for child in _children():
-                    os.kill(child, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
             time.sleep(0.005)
 
 

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +168,7 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
         nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
         write_interpreter(cycle.world.file(INTERPRETER))
         write_old_system(cycle)
+        fork = write_fork(cycle)
         (cycle.home / "notes.txt").write_text("the user's\n", encoding="utf-8")
         made = Scene(cycle)
         made.scratch.mkdir()
@@ -178,15 +179,10 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
                 made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
-        key = Key.make(work / "key")
-        try:
-            if changed:
-                made.plays += [("by hand", _by_hand(cycle, key))]
-            made.restore("nothing")
-            preload()
-            yield made
-        finally:
-            key.forget()
+            made.plays += [("by hand", _by_hand(cycle, fork))]
+        made.restore("nothing")
+        preload()
+        yield made
 
 
 def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
@@ -205,13 +201,18 @@ def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
     return [*calls[:place], Call("rlinf_interpreter_cache", bill.host, given), *calls[place:]]
 
 
-def _by_hand(cycle: Cycle, key: Key) -> list[Call]:
-    """Return calls that none of these plays makes, and users do."""
+def _by_hand(cycle: Cycle, fork: Mapping[str, Any]) -> list[Call]:
+    """Return calls that none of these plays makes, and users do.
+
+    :param fork: what :func:`write_fork` says.
+    """
     node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
     bundle = {"bundle_dir": str(cycle.bundle)}
     patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), **bundle}
-    archive = Archive(cycle.world.root / "ubuntu", key)
-    archive.publish("jammy", [build_deb(cycle.work / "packages", name, "1", fields) for name, fields in PACKAGES.items()])
+    key = Key.make(cycle.work / "key")
+    Archive(cycle.world.root / "ubuntu", key).publish(
+        "jammy", [build_deb(cycle.work / "packages", name, "1", fields) for name, fields in PACKAGES.items()]
+    )
     source = {
         "mirror": "ubuntu",
         "url": f"{cycle.upstream.url}/ubuntu",
@@ -234,7 +235,7 @@ def _by_hand(cycle: Cycle, key: Key) -> list[Call]:
         Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
         Call("rlinf_adopt", "bastion", {**bundle, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
         Call("rlinf_apt_cache", "bastion", {**bundle, "releases": [release], "timeout": 20}),
-        Call("rlinf_branch_sync", "bastion", {**write_fork(cycle), **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
+        Call("rlinf_branch_sync", "bastion", {**fork, **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
         Call("rlinf_survey", "bastion", {"path": str(home / "survey.json"), "nodes": {NODE: seen}}),
         Call("rlinf_report", "bastion", {**report, "nodes": {NODE: {"wanted": [TARGET], "node": None, "problem": "no answer"}}}),
     ]

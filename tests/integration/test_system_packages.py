@@ -86,7 +86,6 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     with Upstream(served) as server:
         mirrors = {"debian": f"{server.url}/debian", "debian-security": f"{server.url}/security", "ubuntu": f"{server.url}/ubuntu"}
         yield {"releases": releases, "rlinf_apt_mirrors": mirrors}
-    key.forget()
 
 
 @pytest.fixture(scope="module")

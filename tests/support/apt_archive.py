@@ -40,11 +40,12 @@ class Key:
 
     def _gpg(self, *arguments: str) -> None:
         options = ["--homedir", str(self.home), "--batch", "--quiet", "--no-tty", "--pinentry-mode", "loopback", "--passphrase", ""]
-        subprocess.run(["gpg", *options, *arguments], check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
-
-    def forget(self) -> None:
-        """End the agent that gpg has started for this key."""
-        subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False, capture_output=True)
+        env = {"PATH": os.environ["PATH"]}
+        try:
+            subprocess.run(["gpg", *options, *arguments], check=True, capture_output=True, env=env)
+        finally:
+            # the agent that gpg has started goes on otherwise
+            subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=True, capture_output=True, env=env)
 
 
 def build_deb(

@@ -38,7 +38,6 @@ class Packages:
 
     def __exit__(self, *_exception: object) -> None:
         self.server.stop()
-        self.key.forget()
 
     def bring(self, *packages: str, debs: list[Path]) -> None:
         """Publish these files, and have the bundle hold what these packages need."""

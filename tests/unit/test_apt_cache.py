@@ -55,10 +55,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.key.forget()
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 @pytest.fixture
@@ -202,12 +200,9 @@ def test_a_package_that_is_nowhere(world: World, upstream: Upstream, run_module)
 
 def test_a_wrong_signature(world: World, upstream: Upstream, run_module, tmp_path: Path) -> None:
     other = Key.make(tmp_path, "other")
-    try:
-        arguments = world.arguments(upstream.url)
-        arguments["releases"][0]["sources"][0]["keyring"] = str(other.keyring)  # type: ignore[index]
-        assert "the signature of a Release file is not one of its keyring's" in expect(run_module, arguments)
-    finally:
-        other.forget()
+    arguments = world.arguments(upstream.url)
+    arguments["releases"][0]["sources"][0]["keyring"] = str(other.keyring)  # type: ignore[index]
+    assert "the signature of a Release file is not one of its keyring's" in expect(run_module, arguments)
     assert not world.repository.exists()
 
 
