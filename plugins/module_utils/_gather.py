@@ -170,7 +170,7 @@ class Gatherer:
 
     def _laid(self, package: Package, there: Mapping[str, Package], builds: Builds) -> Package:
         """Return an overlay with its wheel, which is made once of the same two wheels; these need not be in the bundle afterwards."""
-        base = self._built(Package(**package.source["package"]), builds)
+        base = self._built(Package.of(package.source["package"]), builds)
         if isinstance(base, str):
             raise LockError(base)
         donor = there[package.source["donor"]]
