@@ -439,6 +439,8 @@ def _environment(
         "GIT_SSH_COMMAND": f"ssh -o BatchMode=yes -o ConnectTimeout={connect} -o ControlMaster=no -o ControlPath=none",
         "GIT_LFS_SKIP_SMUDGE": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        # a path is a path: upstream may name a file ":(top)" or "*"
+        "GIT_LITERAL_PATHSPECS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
         "LC_ALL": "C",
         "LANGUAGE": "",

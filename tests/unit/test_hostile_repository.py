@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _git, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _git, _lfs, _mirror, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -351,3 +351,31 @@ def test_the_age_of_git(said: str, verdict: str) -> None:
             told()
     else:
         assert verdict in (told() or "") and bool(told()) == bool(verdict)
+
+
+def test_a_file_named_like_a_pathspec_takes_no_other_with_it(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    git("init", "-q", cwd=tree)
+    for name in (":(top)", "mine"):
+        (tree / name).write_text("upstream's\n")
+    git("--literal-pathspecs", "add", ".", cwd=tree)
+    git("commit", "-q", "-m", "x", cwd=tree)
+    (tree / _worktrees.NOTE).write_text("{}")
+    _worktrees.begin_script(tree)
+    (tree / ":(top)").write_text("a script's\n")
+    _worktrees.end_script(tree)
+    (tree / "mine").write_text("my edit\n")
+    _worktrees.undo_scripts(tree)
+    assert [(tree / name).read_text() for name in (":(top)", "mine")] == ["upstream's\n", "my edit\n"]
+
+
+def test_a_name_of_two_lines_is_no_lfs_object(trap: Trap) -> None:
+    origin, digest = trap.origin(), "0123456789abcdef" * 4
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 1\n"
+    (origin.tree / "a\n" / "etc").mkdir(parents=True)
+    origin.commit(**{".gitattributes": "* filter=lfs\n", "a\n/etc/passwd - b": pointer})
+    result = _mirror.mirror_one(trap.bundle, Repository("it", origin.url), trap.network)
+    with _git.session() as store:
+        found = _lfs.objects(store.at(git_dir=trap.bundle.repos / result.mirror), result.commit, "it")
+    assert found == [digest]
