@@ -8,8 +8,10 @@ tried; ``RLINF_EXAMPLES=5000 pytest tests/unit/test_readers.py`` tries more, and
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils import (
     _bundle,
     _fit,
     _frozen,
+    _gather,
     _install,
     _lock,
     _patch,
@@ -254,6 +257,38 @@ def test_a_pylock(bundle: Bundle, content: bytes) -> None:
     place = bundle.records / "pylock.toml"
     place.write_bytes(content)
     answers(lambda: [_pylock.offered(package) for package in _pylock.read(place).get("packages", ())])
+
+
+PYPROJECT = {
+    "build-system": {"requires": ["setuptools"], "build-backend": "x"},
+    "dependency-groups": {"dev": ["a"]},
+    "tool": {"uv": {"default-groups": ["dev"], "dependency-metadata": [{"name": "a"}]}},
+}
+
+
+@trials
+@given(altered(PYPROJECT).map(as_toml) | st.binary(max_size=60), st.integers(0, 2**64), st.integers(0, 400))
+@example(b"build-system = 1", 0, 0)
+@example(b"build-system = {requires = 5}", 0, 0)
+@example(b"[", 0, 0)
+def test_a_pyproject_and_the_sdist_that_holds_it(bundle: Bundle, content: bytes, noise: int, place: int) -> None:
+    pyproject = bundle.records / "pyproject.toml"
+    pyproject.write_bytes(content)
+    answers(lambda: sorted(_gather.build_requires(pyproject)))
+    made = {"a-1.tar.gz": io.BytesIO(), "a-1.zip": io.BytesIO()}
+    with (
+        tarfile.open(fileobj=made["a-1.tar.gz"], mode="w:gz") as packed,
+        zipfile.ZipFile(made["a-1.zip"], "w", zipfile.ZIP_DEFLATED) as zipped,
+    ):
+        packed.add(pyproject, "a-1/pyproject.toml")
+        zipped.write(pyproject, "a-1/pyproject.toml")
+    for name, stream in made.items():
+        data = stream.getvalue()
+        at = place % len(data)
+        sdist = bundle.records / name
+        sdist.write_bytes(data if not noise else data[:at] + noise.to_bytes(9, "big") + data[at + 9 :])
+        answers(lambda sdist=sdist: _gather.check_sdist(sdist))
+        answers(lambda sdist=sdist: sorted(_gather.sdist_content(sdist).build_requires))
 
 
 CATALOG = yaml.safe_load((Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml").read_text())
