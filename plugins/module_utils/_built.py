@@ -153,13 +153,16 @@ def _path() -> str:
 
 def misnamed(wheel: Path, package: Package) -> str:
     """Say how a wheel is not of the package that a lock names, by its own name and its METADATA (PEP 427); empty if it is."""
+    # only who builds looks into archives
+    from ansible_collections.rlinf.offline.plugins.module_utils._archive import DAMAGED
+
     try:
         name, version = parse_wheel_filename(wheel.name)[:2]
         with zipfile.ZipFile(wheel) as archive:
             entry = next(entry for entry in archive.namelist() if entry.count("/") == 1 and entry.endswith(".dist-info/METADATA"))
             said = message_from_bytes(archive.read(entry))
-        told = canonicalize_name(said["Name"] or ""), Version(said["Version"] or "")
-    except (OSError, zipfile.BadZipFile, StopIteration, InvalidWheelFilename, InvalidVersion) as error:
+        told = canonicalize_name(str(said["Name"] or "")), Version(str(said["Version"] or ""))
+    except (*DAMAGED, OSError, StopIteration, InvalidWheelFilename, InvalidVersion) as error:
         return f"{wheel.name} is no whole wheel ({error or 'without METADATA'})"
     if {(name, version), told} != {(canonicalize_name(package.name), Version(package.version or "0"))}:
         return f"{wheel.name} holds {told[0]} {told[1]}, the lock says {package.name} {package.version}"
@@ -168,8 +171,10 @@ def misnamed(wheel: Path, package: Package) -> str:
 
 def _newest(sdist: Path) -> int:
     """Return the time of the newest file of a source, in seconds since the epoch: the same source then gives the same wheel."""
+    from ansible_collections.rlinf.offline.plugins.module_utils._archive import DAMAGED
+
     try:
         with tarfile.open(sdist) as archive:
             return max([_OLDEST, *(int(member.mtime) for member in archive)])
-    except tarfile.TarError:
+    except (*DAMAGED, OSError):
         return _OLDEST

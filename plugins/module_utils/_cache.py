@@ -27,7 +27,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asse
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, CatalogError, FetchError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetched, Fetcher, Records
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
-    read_json,
     remove,
     sha256_bytes,
     sha256_file,
@@ -38,6 +37,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._module import opened
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
+from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import check_whole
 
@@ -208,7 +208,7 @@ class AssetCache(Cache[Asset]):
         super().__init__(bundle, fetcher)
         self.record = bundle.records / "assets.json"
         self._guard = threading.Lock()
-        self._unpacked: dict[str, dict[str, Any]] = read_json(self.record, FetchError, {str: dict}) if self.record.exists() else {}
+        self._unpacked: dict[str, dict[str, Any]] = read_record(bundle, self.record.name, ASSETS, FetchError)
 
     def place(self, entry: Asset) -> Path:
         return self.bundle.assets / entry.dest

@@ -29,6 +29,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Proce
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, read_json, remove, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import IGNORED
 from ansible_collections.rlinf.offline.plugins.module_utils._install import (
+    MADE_OF,
     Installer,
     Wanted,
     compare,
@@ -49,6 +50,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._supply import Suppl
 from ansible_collections.rlinf.offline.plugins.module_utils._venv import locked, sources
 
 OWN = "or leave rlinf_venv_mode at own, and an environment of its own is made"
+_RECORD = {**MADE_OF, "former?": {str: (str, type(None))}, "fingerprints?": {str: [int]}}
 _ASK = (
     "import json, os, sys, sysconfig; print(json.dumps({'own': sys.prefix != sys.base_prefix, 'packages': sysconfig.get_path('purelib'),"
     "'managed': os.path.exists(os.path.join(sysconfig.get_path('stdlib'), 'EXTERNALLY-MANAGED'))}))"
@@ -112,7 +114,7 @@ class Existing:
     def known(self) -> dict[str, Any] | None:
         """What is written down of the target, if it is in this environment."""
         try:
-            found: dict[str, Any] = read_json(self.record, VenvError)
+            found: dict[str, Any] = read_json(self.record, VenvError, _RECORD)
         except FileNotFoundError:
             return None
         return found
@@ -202,7 +204,7 @@ class Existing:
 
         :param known: what is written down, if it is of this lock: what is unchanged since is right.
         """
-        built = known["fingerprints"] if known else {}
+        built = known.get("fingerprints", {}) if known else {}
         wrong = set(known.get("damaged", ())) if known else set()
         wrong |= {package.name for package in lock.packages if package.name not in there}
         unsure = {name for name, package in there.items() if package.fingerprint() != built.get(name)} - wrong
@@ -228,7 +230,7 @@ class Existing:
         for record in sorted(self.folder.glob("*.json")):
             if record == self.record:
                 continue
-            other = read_json(record, VenvError)
+            other = read_json(record, VenvError, _RECORD)
             rivals = [
                 name
                 for name, package in packages.items()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
@@ -34,6 +34,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import read_j
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
+from ansible_collections.rlinf.offline.plugins.module_utils._records import RECORD_REMEDY, URLS
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact, without_userinfo
 
 Item = TypeVar("Item")
@@ -101,14 +102,11 @@ class Records:
         self._writing = threading.Lock()
         self._version = self._written = 0
         try:
-            known = read_json(path, FetchError)
-            self._known = {str(url): Record(**record) for url, record in known.items()}
+            known = read_json(path, FetchError, URLS, RECORD_REMEDY)
         except FileNotFoundError:
-            self._known = {}
-        except (TypeError, AttributeError):
-            raise FetchError(
-                f"{path} is damaged. Take it from a backup of the bundle, or remove it and have every file fetched again."
-            ) from None
+            known = {}
+        names = [item.name for item in fields(Record)]
+        self._known = {url: Record(**{name: record.get(name) for name in names}) for url, record in known.items()}
 
     @classmethod
     def of(cls, bundle: Bundle) -> Records:

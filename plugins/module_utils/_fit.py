@@ -26,7 +26,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import read_j
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT
 from ansible_collections.rlinf.offline.plugins.module_utils._interpreters import Interpreter, fitting, offered
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
+from ansible_collections.rlinf.offline.plugins.module_utils._records import LOCK, read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import Misfit as WheelMisfit
 from ansible_collections.rlinf.offline.plugins.module_utils._tags import cuda_majors, misbuilt, unfit
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform, supported_tags
@@ -210,7 +210,7 @@ def _lock(bundle: Bundle, manifest: Mapping[str, Any], target: Target, catalog: 
     if commit is None:
         return None
     path = bundle.target(commit, target.name) / "lock.json"
-    return read_lock(path) if path.is_file() else None
+    return read_lock(path, shape={**LOCK, "platform": str}) if path.is_file() else None
 
 
 def _need(target: Target, lock: Mapping[str, Any], catalog: Catalog, files: Mapping[str, Any], code: Mapping[str, tuple[str, ...]]) -> Need:

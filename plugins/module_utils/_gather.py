@@ -9,6 +9,7 @@ were built from, so that another target, or another run, finds the same bytes. S
 
 from __future__ import annotations
 
+import gzip
 import os
 import tarfile
 import threading
@@ -20,12 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import tomlkit
 from packaging.utils import parse_wheel_filename
-from tomlkit.exceptions import TOMLKitError
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _overlay, _pylock, _wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import FetchError, LockError, ProcessError
+from ansible_collections.rlinf.offline.plugins.module_utils import _archive, _checkout, _overlay, _pylock, _pyproject, _wheel
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Download, Fetcher
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     fsync_file,
@@ -44,8 +43,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import Reposit
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".cu", ".pyx", ".rs")
-# what a project builds with that names nothing (PEP 517); wheel for setuptools older than 70.1
-_LEGACY_BACKEND = ["setuptools>=40.8.0", "wheel"]
 # a zip knows no year before it
 _YEAR_1980 = 315532800
 
@@ -170,7 +167,7 @@ class Gatherer:
 
     def _laid(self, package: Package, there: Mapping[str, Package], builds: Builds) -> Package:
         """Return an overlay with its wheel, which is made once of the same two wheels; these need not be in the bundle afterwards."""
-        base = self._built(Package(**package.source["package"]), builds)
+        base = self._built(Package.of(package.source["package"]), builds)
         if isinstance(base, str):
             raise LockError(base)
         donor = there[package.source["donor"]]
@@ -200,7 +197,7 @@ class Gatherer:
                 self.bundle.root / package.path,
                 sha256=package.source["sha256"],
                 size=package.source["size"],
-                judge=_wheel.check_record if package.kind == "index" else None,
+                judge=_wheel.check_record if package.kind == "index" else check_sdist,
             )
             for package in packages
         ]
@@ -225,7 +222,7 @@ class Gatherer:
             if package.kind == "source":
                 content = sdist_content(self.bundle.root / package.path)
                 return replace(package, source={**package.source, "build_requires": content.build_requires})
-        except (FetchError, LockError, ProcessError) as error:
+        except OfflineError as error:
             return f"{package.name}: {error}"
         return package
 
@@ -236,7 +233,8 @@ class Gatherer:
             return _filled(package, known)
         sdist = self.bundle.cache / "sdists" / package.source["sha256"] / package.source["filename"]
         sdist.parent.mkdir(parents=True, exist_ok=True)
-        self.fetcher.fetch(Download(package.source["url"], sdist, sha256=package.source["sha256"], size=package.source["size"]))
+        source = package.source
+        self.fetcher.fetch(Download(source["url"], sdist, sha256=source["sha256"], size=source["size"], judge=check_sdist))
         content = sdist_content(sdist)
         if content.compiled:
             check_headers(self.python, package.name)
@@ -352,6 +350,11 @@ class Content:
     compiled: bool = False
 
 
+def check_sdist(sdist: Path) -> None:
+    """:raises ArchiveError: an sdist, which uv is going to unpack, is damaged or holds a member that must not be unpacked."""
+    _archive.examine(sdist, strip=True)
+
+
 def sdist_content(sdist: Path) -> Content:
     """Return what an sdist tells of its build.
 
@@ -362,14 +365,14 @@ def sdist_content(sdist: Path) -> Content:
             with zipfile.ZipFile(sdist) as archive:
                 names = archive.namelist()
                 found = next((name for name in names if _is_pyproject(name)), None)
-                return _content(names, _YEAR_1980, archive.read(found) if found else None)
+                return _content(sdist, names, _YEAR_1980, archive.read(found) if found else None)
         with tarfile.open(sdist) as archive:
             members = archive.getmembers()
             member = next((member for member in members if _is_pyproject(member.name)), None)
             stream = archive.extractfile(member) if member else None
             newest = int(max((member.mtime for member in members), default=0))
-            return _content([member.name for member in members], newest, stream.read() if stream else None)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, TOMLKitError, UnicodeDecodeError) as error:
+            return _content(sdist, [member.name for member in members], newest, stream.read() if stream else None)
+    except (*_archive.DAMAGED, gzip.BadGzipFile, KeyError) as error:  # the last: a link that leads nowhere
         raise LockError(f"{sdist.name} is damaged ({error}).") from None
 
 
@@ -377,18 +380,17 @@ def _is_pyproject(name: str) -> bool:
     return name.removeprefix("./").count("/") == 1 and name.endswith("/pyproject.toml")
 
 
-def _content(names: Iterable[str], newest: int, pyproject: bytes | None) -> Content:
-    asked = _asked(pyproject.decode("utf-8")) if pyproject is not None else _LEGACY_BACKEND
+def _content(sdist: Path, names: Iterable[str], newest: int, pyproject: bytes | None) -> Content:
+    asked = _pyproject.requires(pyproject, f"pyproject.toml of {sdist.name}")
     return Content(newest, asked, any(name.endswith(_COMPILED) for name in names))
 
 
 def build_requires(pyproject: Path) -> list[str]:
-    """Return what building a project asks for (PEP 518), by its ``pyproject.toml``; it need not have one."""
-    return _asked(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else _LEGACY_BACKEND
+    """Return what building a project asks for (PEP 518), by its ``pyproject.toml``; it need not have one.
 
-
-def _asked(pyproject: str) -> list[str]:
-    return list(tomlkit.parse(pyproject).unwrap().get("build-system", {}).get("requires", _LEGACY_BACKEND))
+    :raises LockError: it cannot be read.
+    """
+    return _pyproject.requires(pyproject.read_bytes() if pyproject.is_file() else None, str(pyproject))
 
 
 def check_headers(python: Path, package: str) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import read_j
 STAMP = "rlinf.json"
 SHORT = 12
 """Hexadecimal digits of the digest in a folder's name."""
+STAMPED = {
+    "digest": str,
+    "created": int,
+    "fingerprints?": {str: list},
+    "previous?": str,
+    "rolled_back_from?": str,
+    "damaged?": [str],
+}
+"""What is read of every stamp, in the words of :mod:`._shape`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class Generation:
 
     @property
     def digest(self) -> str:
-        return str(self.stamp["digest"])
+        digest: str = self.stamp["digest"]
+        return digest
 
     def restamp(self, **changes: Any) -> Generation:
         """Write the stamp again with *changes*; a value of None takes the key out."""
@@ -50,11 +60,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class Generations:
-    """The generations of *name* in *folder*, and the *link* to the current one."""
+    """The generations of *name* in *folder*, and the *link* to the current one.
+
+    :param stamped: what their stamps must look like.
+    """
 
     folder: Path
     name: str
     link: Path
+    stamped: Mapping[str, Any] = field(default_factory=lambda: STAMPED)
 
     def _folders(self) -> list[Path]:
         ours = re.compile(rf"{re.escape(self.name)}-[0-9a-f]{{{SHORT}}}(\.\d+)?\Z")
@@ -63,12 +77,15 @@ class Generations:
         return [Path(entry.path) for entry in os.scandir(self.folder) if ours.match(entry.name) and entry.is_dir(follow_symlinks=False)]
 
     def finished(self) -> list[Generation]:
-        """Return the finished generations, the newest first."""
+        """Return the finished generations, the newest first.
+
+        :raises VenvError: a stamp is damaged.
+        """
         found = []
         for path in self._folders():
             with contextlib.suppress(FileNotFoundError):
-                found.append(Generation(path, read_json(path / STAMP, VenvError)))
-        return sorted(found, key=lambda generation: (-int(generation.stamp["created"]), generation.name))
+                found.append(Generation(path, read_json(path / STAMP, VenvError, self.stamped)))
+        return sorted(found, key=lambda generation: (-generation.stamp["created"], generation.name))
 
     def unfinished(self) -> list[Path]:
         """Return what an interrupted build left behind."""
@@ -101,9 +118,7 @@ class Generations:
         """
         previous = self._superseded(str(stamp["digest"]))
         # the clock may have been set back since: a new one is newer than those that are there all the same
-        created = max(
-            [time.time_ns(), *(int(generation.stamp["created"]) + 1 for generation in self.finished() if generation.path != path)]
-        )
+        created = max([time.time_ns(), *(generation.stamp["created"] + 1 for generation in self.finished() if generation.path != path)])
         whole = {**stamp, "created": created, **({"previous": previous} if previous else {})}
         write_json(path / STAMP, whole)
         return Generation(path, whole)

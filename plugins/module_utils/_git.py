@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
-from ansible_collections.rlinf.offline.plugins.module_utils._git_config import config_text, redirect_settings
+from ansible_collections.rlinf.offline.plugins.module_utils._git_config import PROTECTED, config_text, overriding, redirect_settings
 from ansible_collections.rlinf.offline.plugins.module_utils._network import ATTEMPTS, Network
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter, bytes_below
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import REMOTE_SCHEMES, redact, without_userinfo
@@ -57,19 +57,6 @@ _TOLERATED = (
     *("missingNameBeforeEmail", "badName", "badEmail", "missingEmail", "multipleAuthors", "missingTaggerEntry", "badTagName", "nullSha1"),
 )
 
-# what a repository's own settings must not override
-_PROTECTED = (
-    ("core.hooksPath", os.devnull),
-    ("core.fsmonitor", "false"),
-    ("core.attributesFile", os.devnull),
-    ("core.excludesFile", os.devnull),
-    ("core.protectHFS", "true"),
-    ("core.protectNTFS", "true"),
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    # takes away every helper that was named before
-    ("credential.helper", ""),
-)
 # what git-lfs sets; a filter that is anything else does not run
 _LFS = {"clean": "git-lfs clean -- %f", "smudge": "git-lfs smudge -- %f", "process": "git-lfs filter-process"}
 _FILTERS = r"^filter\..*\.(clean|smudge|process)$"
@@ -330,7 +317,7 @@ def _without_filters(tree: Path, env: Mapping[str, str]) -> dict[str, str]:
         section, _ignored, name = key.rpartition(".")
         if not (section == "filter.lfs" and _LFS.get(name) == value):
             foreign += [(key, ""), (f"{section}.required", "false")]
-    return _overriding(foreign, int(env.get("GIT_CONFIG_COUNT", "0"))) if foreign else {}
+    return overriding(foreign, int(env.get("GIT_CONFIG_COUNT", "0"))) if foreign else {}
 
 
 def _configs_of_submodules(tree: Path) -> Iterator[Path]:
@@ -372,7 +359,7 @@ def session(*, url: str | None = None, network: Network | None = None, repos: Pa
     with tempfile.TemporaryDirectory(prefix="rlinf-git-") as name:
         folder = Path(name)
         config = folder / "gitconfig"
-        settings = [*_SETTINGS, *_PROTECTED]
+        settings = [*_SETTINGS, *PROTECTED]
         settings += redirect_settings(repos) if repos else network.rewrites.git_config
         settings += [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(network.timeout))))]
         # curl as it is built for most systems does not look at SSL_CERT_FILE
@@ -426,7 +413,7 @@ def _environment(
 ) -> dict[str, str]:
     connect = max(1, round(min(timeout, 60)))
     return {
-        **_overriding([*_PROTECTED, *logins]),
+        **overriding([*PROTECTED, *logins]),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.fspath(config),
         "GIT_ATTR_NOSYSTEM": "1",
@@ -439,17 +426,12 @@ def _environment(
         "GIT_SSH_COMMAND": f"ssh -o BatchMode=yes -o ConnectTimeout={connect} -o ControlMaster=no -o ControlPath=none",
         "GIT_LFS_SKIP_SMUDGE": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        # a path is a path: upstream may name a file ":(top)" or "*"
+        "GIT_LITERAL_PATHSPECS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
         "LC_ALL": "C",
         "LANGUAGE": "",
     }
-
-
-def _overriding(settings: Sequence[tuple[str, str]], first: int = 0) -> dict[str, str]:
-    """Return the variables that set what no file can set otherwise (git-config(1), GIT_CONFIG_COUNT), numbered from *first*."""
-    keys = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(settings, first)}
-    values = {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(settings, first)}
-    return {**keys, **values, "GIT_CONFIG_COUNT": str(first + len(settings))}
 
 
 def version_of(said: str) -> tuple[int, int, int]:

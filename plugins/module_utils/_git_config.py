@@ -5,8 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+PROTECTED = (
+    ("core.hooksPath", os.devnull),
+    ("core.fsmonitor", "false"),
+    ("core.attributesFile", os.devnull),
+    ("core.excludesFile", os.devnull),
+    ("core.protectHFS", "true"),
+    ("core.protectNTFS", "true"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    # takes away every helper that was named before
+    ("credential.helper", ""),
+)
+"""What a repository's own settings must not override, whoever calls git."""
 
 # ways to write the URL of a host; user info other than these two cannot be foreseen in a prefix
 _FORMS = ("https://{host}/", "http://{host}/", "git://{host}/", "ssh://git@{host}/", "ssh://{host}/", "git@{host}:", "https://git@{host}/")
@@ -51,6 +66,13 @@ def redirect_config(repos: Path) -> str:
     :param repos: the bundle's ``repos/``, absolute.
     """
     return config_text(redirect_settings(repos))
+
+
+def overriding(settings: Sequence[tuple[str, str]], first: int = 0) -> dict[str, str]:
+    """Return the variables that set what no file can set otherwise (git-config(1), GIT_CONFIG_COUNT), numbered from *first*."""
+    keys = {f"GIT_CONFIG_KEY_{number}": key for number, (key, _value) in enumerate(settings, first)}
+    values = {f"GIT_CONFIG_VALUE_{number}": value for number, (_key, value) in enumerate(settings, first)}
+    return {**keys, **values, "GIT_CONFIG_COUNT": str(first + len(settings))}
 
 
 def _quoted(value: str) -> str:

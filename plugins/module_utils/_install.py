@@ -30,6 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._installed import (
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._process import failure, run, wait_for
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import Script, Stage
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 from ansible_collections.rlinf.offline.plugins.module_utils._supply import Policy, Supply, supply
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter, Uv, isolated_environment
 
@@ -43,6 +44,21 @@ _IMPORTER = (
     "    except BaseException as error: failed[name] = f'{type(error).__name__}: {error}'\n"
     "print('\\nfailed imports: ' + json.dumps(failed), flush=True)\n"
 )
+
+
+MADE_OF = {
+    "target": str,
+    "digest": str,
+    "python": {"version": str, "executable": str},
+    "exports": {str: (str, {"prepend": str})},
+    "scripts": [{"name": str, "argv": [str]}],
+    "removes": [str],
+    "packages": {str: {"shown": str}},
+    "remote?": {str: str},
+    "damaged?": [str],
+}
+"""What is read of what was written down of an environment (:meth:`Wanted.stamp`), in the words of :mod:`._shape`."""
+_DIRECT_URL = {"url?": str, "dir_info?": dict}
 
 
 @dataclass(frozen=True)
@@ -334,9 +350,9 @@ def _direct_url(info: Path) -> dict[str, Any]:
     """Return what ``direct_url.json`` says of where a package came from (PEP 610); nothing if it came from an index."""
     try:
         found: dict[str, Any] = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return found
+    return {} if misfit(found, _DIRECT_URL) else found
 
 
 def refuse_damaged(damaged: Mapping[str, Sequence[str]], place: Path) -> None:

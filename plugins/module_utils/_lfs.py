@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitEr
 from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import check_url, refuse_userinfo
+
+# git-lfs 3.2 is the first to list as JSON, and older ones are in use
+_LISTED = re.compile(r"([0-9a-f]{64}) [*-] ")
 
 
 def objects(store: Git, commit: str, about: str) -> list[str]:
@@ -27,7 +31,8 @@ def objects(store: Git, commit: str, about: str) -> list[str]:
     # listing makes folders where LFS objects are kept
     aside = Path(store.env["GIT_CONFIG_GLOBAL"]).with_name("lfs")
     listed = store.read("-c", f"lfs.storage={aside}", "lfs", "ls-files", "--long", commit, about=about)
-    return sorted({line.split(" ", 1)[0] for line in listed.splitlines() if line})
+    # names come as they are, line ends in them too: what such a one adds is no digest, or one that no server has
+    return sorted({found[1] for line in listed.split("\n") if (found := _LISTED.match(line))})
 
 
 def place(folder: Path, digest: str) -> Path:

@@ -21,8 +21,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
-from ansible_collections.rlinf.offline.plugins.module_utils._package import Package
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
+from ansible_collections.rlinf.offline.plugins.module_utils._package import PACKAGE, Package
+from ansible_collections.rlinf.offline.plugins.module_utils._records import LOCK, read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId
 from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
@@ -33,6 +33,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 # how a file's content or version is its identity in the lock; an index's wheel by default
 _KINDS = {"git": "archive", "overlay": "archive", "source": "sdist", "wheel": "archive"}
+_WHOLE = {
+    **LOCK,
+    "target": str,
+    "definition": str,
+    "project": {"commit": str},
+    "platform": str,
+    "torch_backend": str,
+    "cut_off": (str, type(None)),
+    "steps": [{"name": str, "pins": {str: str}}],
+    "files": {str: str},
+    "git": {str: {"url": str}},
+    "pins": [str],
+    "left_out": [str],
+    "packages": [PACKAGE],
+    "build": [PACKAGE],
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ class Locker:
                 f"target {target.name}: the bundle has no mirror of {target.project}. Mirror it with rlinf_repo_mirror first (the download playbook does)."
             )
         folder = self.bundle.target(record["commit"], target.name)
-        known = read_lock(folder / "lock.json", LockError) if (folder / "lock.json").exists() else None
+        known = read_lock(folder / "lock.json", LockError, _WHOLE) if (folder / "lock.json").exists() else None
         if known and not update:
             self._refuse_changed(target, known)
             return self._known(target, known, check=check)
@@ -123,7 +139,7 @@ class Locker:
         """Keep a lock as it is: bring what is missing, and write anew what of it does not take resolving."""
         folder = self.bundle.target(known["project"]["commit"], target.name)
         before = _pins(folder)
-        packages, build = ([Package(**item) for item in known[part]] for part in ("packages", "build"))
+        packages, build = ([Package.of(item) for item in known[part]] for part in ("packages", "build"))
         left = self._left(packages)
         missing = [package for package in _distinct(packages, build) if package.path not in left and not package.present(self.bundle)]
         current = {**known, **self._described(target, known)}
@@ -163,7 +179,7 @@ class Locker:
         return frozenset(package.path for package in packages if package.served and package.size)
 
     def _result(self, lock: Mapping[str, Any], before: tuple[str, ...], *, changed: bool, state: str, reason: str) -> Result:
-        packages = [Package(**item) for item in lock["packages"]]
+        packages = [Package.of(item) for item in lock["packages"]]
         there = [package for package in packages if package.present(self.bundle)]
         left = [package for package in packages if package.path in self._left(packages) and package not in there]
         return Result(

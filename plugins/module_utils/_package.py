@@ -6,10 +6,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
+
+PACKAGE = {
+    "name": str,
+    "version": (str, type(None)),
+    "kind": str,
+    "source": dict,
+    "path": str,
+    "sha256": str,
+    "size": int,
+    "served": bool,
+}
+"""An entry of a lock, in the words of :mod:`._shape`."""
+_SERVED = {"url": str, "sha256": str, "size": (int, type(None))}
+# by kind
+_SOURCES: Mapping[str, Any] = {
+    "index": _SERVED,
+    "sdist": {**_SERVED, "filename": str},
+    "git": {"url": str, "commit": str, "subdirectory": (str, type(None))},
+    "wheel": {},
+    "overlay": {"package": PACKAGE, "donor": str, "path": str},
+    "source": _SERVED,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,18 @@ class Package:
         """Whether the file is there with the right length (its content is judged when the bundle is sealed and verified)."""
         place = bundle.root / self.path
         return bool(self.path) and place.is_file() and place.stat().st_size == self.size
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> Package:
+        """Return the package of an entry of a lock that has the shape :data:`PACKAGE`.
+
+        :raises LockError: its source is not what its kind needs.
+        """
+        kind = item["kind"]
+        said = misfit(item["source"], _SOURCES[kind], "source") if kind in _SOURCES else f"there is no kind {kind!r}"
+        if said:
+            raise LockError(f"The lock is damaged where it names {item['name']}: {said}. Name its target in rlinf_update to lock it anew.")
+        return cls(**{part.name: item[part.name] for part in fields(cls)})
 
     @property
     def json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ansible_collections.rlinf.offline.plugins.module_utils import _git
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_ref
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError, PatchError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import (
     LOCK,
     MAIN,
@@ -32,6 +32,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._journal import (
     Journal,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._records import URLS, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     GIT,
     WHEEL,
@@ -317,13 +318,9 @@ class _Local:
         self.url = f"{_url(bundle.root)}/"
         self._mirrors = dict(_mirrors(bundle.repos))
         self._known: dict[tuple[Path, str], bool] = {}
-        try:
-            records = read_json(bundle.records / "urls.json", BundleError)
-        except FileNotFoundError:
-            records = {}
         self._wheels: dict[str, dict[str, str]] = {}
-        for url, record in records.items():
-            self._wheels.setdefault(_filename(url), {})[unquote(url)] = str(record["sha256"])
+        for url, record in read_record(bundle, "urls.json", URLS).items():
+            self._wheels.setdefault(_filename(url), {})[unquote(url)] = record["sha256"]
         if not self._mirrors and not any(bundle.wheels.glob("*.whl")):
             raise BundleError(
                 f"No local repositories found: {bundle.root} is {'empty' if bundle.root.is_dir() else 'missing'}. "

@@ -22,7 +22,7 @@ import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _pylock
+from ansible_collections.rlinf.offline.plugins.module_utils import _pylock, _pyproject
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import INSTALLING, Step, Target
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
@@ -323,7 +323,7 @@ class Resolver:
     def _project_inputs(self, step: Step) -> list[str | Path]:
         """Return the project with its extras, and the dependency groups that ``uv sync`` installs unasked."""
         pyproject = self.checkouts[self.target.project] / "pyproject.toml"
-        data = tomlkit.parse(pyproject.read_text(encoding="utf-8")).unwrap()
+        data = _pyproject.parse(pyproject.read_bytes(), f"{self.target.project}: {pyproject}").unwrap()
         there = data.get("dependency-groups", {})
         wanted = data.get("tool", {}).get("uv", {}).get("default-groups", ["dev"])
         groups = [name for name in there if wanted == "all" or name in wanted]
@@ -398,7 +398,7 @@ def add_metadata(project: Path, target: Target) -> None:
     if not metadata:
         return
     pyproject = project / "pyproject.toml"
-    document = tomlkit.parse(pyproject.read_text(encoding="utf-8"))
+    document = _pyproject.parse(pyproject.read_bytes(), str(pyproject))
     settings: Any = document.setdefault("tool", {}).setdefault("uv", {})
     settings["dependency-metadata"] = [*settings.get("dependency-metadata", []), *metadata]
     pyproject.write_text(tomlkit.dumps(document), encoding="utf-8")

@@ -215,7 +215,9 @@ class Runtime:
         return sha256_bytes(json_bytes(made_of))
 
     def _intact(self, generation: Generation) -> bool:
-        return os.access(generation.path / "bin" / "python", os.X_OK) and fingerprints(generation.path) == generation.stamp["fingerprints"]
+        return os.access(generation.path / "bin" / "python", os.X_OK) and fingerprints(generation.path) == generation.stamp.get(
+            "fingerprints"
+        )
 
     def _uv_step(self, uv: UvWheel) -> Step:
         path = self.node.uv

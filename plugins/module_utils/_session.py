@@ -28,6 +28,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._resolve import (
     write_settings,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped, files_digest
+from ansible_collections.rlinf.offline.plugins.module_utils._submodules import check_submodules
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, redact, without_userinfo
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, isolated_environment
 
@@ -127,6 +128,7 @@ class Session:
             tree.parent.mkdir(parents=True, exist_ok=True)
             _checkout.checkout(self.bundle.repos / repository.id.mirror, record["commit"], tree, origin_url=repository.url)
             self.checkouts[name], self.commits[name] = tree, (repository.url, record["commit"])
+        check_submodules(self.bundle.repos, [self.commits[step.value] for step in self.target.trace if step.kind == "package"])
 
     # -- resolving -------------------------------------------------------------------------------------------------------------
 
@@ -137,7 +139,10 @@ class Session:
         resolver = self._resolver(self.online)
         while True:
             try:
-                return resolver.resolve(done)
+                found = resolver.resolve(done)
+                # which commits a requirement file's branches and tags mean is known only now
+                check_submodules(self.bundle.repos, [pin.git[:2] for pin in found.pins.values() if pin.git])
+                return found
             except MissingMirror as missing:
                 key = RepositoryId.parse(missing.url).key, missing.commit
                 if key in asked or len(asked) >= MOST_MIRRORS:

@@ -10,12 +10,24 @@ Files are known by their digests, since a package may get more of them, at the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes
+
+_PINS = {
+    "definition": str,
+    "project": str,
+    "python": str,
+    "platform": str,
+    "torch_backend": str,
+    "cut_off": (str, type(None)),
+    "steps": [{"name": str, "pins": {str: str}}],
+    "sha256": {str: str},
+    "build": {str: str},
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,8 @@ class Shipped:
         :raises FileNotFoundError: it is not there.
         :raises LockError: it is damaged.
         """
-        data = read_json(path, LockError)
-        if not isinstance(data, dict) or set(data) != {item.name for item in fields(cls)}:
-            raise LockError(
-                f"{path} holds no pins of a target. Install the collection again, or set rlinf_pins_dir to another folder or to ''."
-            )
-        return cls(**{**data, "steps": tuple((step["name"], step["pins"]) for step in data["steps"])})
+        data = read_json(path, LockError, _PINS, "Install the collection again, or set rlinf_pins_dir to another folder or to ''.")
+        return cls(**{key: data[key] for key in _PINS} | {"steps": tuple((step["name"], step["pins"]) for step in data["steps"])})
 
     @property
     def json(self) -> dict[str, Any]:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_relative
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
-from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
+from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, check_url, refuse_userinfo, without_userinfo
 
 
@@ -62,6 +63,18 @@ def read_submodules(store: Git, commit: str, url: str) -> list[Submodule]:
             target = resolve_relative(without_userinfo(url), refuse_userinfo(entry["url"], what) if "://" in entry["url"] else entry["url"])
             found.append(Submodule(path, check_url(target, what), RepositoryId.parse(target).mirror, pinned[path]))
     return sorted(found, key=lambda submodule: submodule.path)
+
+
+def check_submodules(repos: Path, commits: Iterable[tuple[str, str]]) -> None:
+    """Refuse commits of mirrors with submodules that pass no gate of ours: uv brings all that a commit names, asked or not.
+
+    :param repos: a bundle's ``repos/``.
+    :param commits: URL and commit of each.
+    :raises OfflineError: as :func:`read_submodules`.
+    """
+    with session() as git:
+        for url, commit in commits:
+            read_submodules(git.at(git_dir=repos / RepositoryId.parse(url).mirror), commit, url)
 
 
 def _check_place(text: str, what: str) -> None:

@@ -53,7 +53,7 @@ _BOOTSTRAP = (
 
 def swarm_wheels(bundle: Bundle) -> dict[str, str]:
     """Return libtorrent's wheels in a bundle, relative to it, by the version of Python that each is for."""
-    wheels_of = read_record(bundle, "swarm.json").get("wheels", {})
+    wheels_of = read_record(bundle, "swarm.json", {"wheels": {str: [{"filename": str}]}}).get("wheels", {})
     folder = bundle.swarm_tools.relative_to(bundle.root)
     return {python: f"{folder}/{wheel['filename']}" for python, wheels in wheels_of.items() for wheel in wheels}
 

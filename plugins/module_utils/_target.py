@@ -22,7 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Offli
 from ansible_collections.rlinf.offline.plugins.module_utils._files import at_home, exclusive, read_json, remove, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._placement import AssetStore, Links, plan_file
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock
+from ansible_collections.rlinf.offline.plugins.module_utils._records import LOCK, read_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._reset import reset_all
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 
@@ -315,6 +315,12 @@ class _Planner:
                     yield Action(kind, path, Path(path), "removed", "no longer asked for", partial(remove, Path(path)), before=value)
 
 
+_LOCK = {
+    **LOCK,
+    "project": {"commit": str},
+    "editables": [{"package": str, "repository": str, "subdirectory": (str, type(None))}],
+    "files": {str: str},
+}
 _STATE = {"worktrees?": {str: dict}, "assets?": [str], "links?": {str: str}, "files?": {str: str}}
 
 
@@ -346,7 +352,7 @@ def find_lock(wanted: Wanted, manifest: Mapping[str, Any]) -> tuple[Path, dict[s
     for commit in dict.fromkeys((head, frozen)):
         folder = wanted.bundle.target(commit, name) if commit else None
         if folder and (folder / "lock.json").is_file():
-            return folder, read_lock(folder / "lock.json", TargetError)
+            return folder, read_lock(folder / "lock.json", TargetError, _LOCK)
     there = sorted(f"{path.parent.name} at {path.parent.parent.name[:12]}" for path in wanted.bundle.targets.glob("*/*/lock.json"))
     raise TargetError(
         f"the bundle has no lock of {name} for {wanted.target.project} at {(frozen or head or 'any commit')[:12]}; it has {', '.join(there) or 'none'}. "

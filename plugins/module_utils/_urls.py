@@ -25,6 +25,13 @@ _SCP = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?!/
 # up to the last @ before the path: a password may hold one, and what is taken for the host would be shown
 _USERINFO = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"']+@")
 _SECRET = re.compile(r"\b(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/\s:@\"']*)(:(?P<password>[^/\s\"']*))?@")
+CREDENTIALS = (
+    *("access_token", "api_key", "apikey", "auth_token", "job_token", "oauth_token", "password", "private_token", "token"),
+    # URLs that are signed for a while: Azure, CloudFront, S3, Google
+    *("sig", "signature", "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature"),
+)
+"""Parameters of a query whose value lets whoever has it in."""
+_PARAMETER = re.compile(rf"(?P<before>[?&;](?P<name>{'|'.join(CREDENTIALS)})=)(?P<value>[^&;#\s\"']+)", re.IGNORECASE)
 # RFC 3986 knows no others; what is not ASCII may look like something else, and is written with percent signs
 _UNSAFE = re.compile(r"[^\x21-\x7e]|[$`\\\"'<>|;{}]")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9]+)?")
@@ -33,8 +40,12 @@ _PART = re.compile(r"[A-Za-z0-9_~][A-Za-z0-9._~-]*\Z")
 
 
 def redact(text: str) -> str:
-    """Return *text* with the user info of every URL in it replaced by ``***`` (``git@`` is no secret and stays)."""
-    return _USERINFO.sub(lambda found: found.group(0) if found.group(0).endswith("://git@") else f"{found['scheme']}***@", text)
+    """Return *text* with the user info of every URL in it, and the values of :data:`CREDENTIALS`, replaced by ``***``.
+
+    ``git@`` is no secret and stays.
+    """
+    text = _USERINFO.sub(lambda found: found.group(0) if found.group(0).endswith("://git@") else f"{found['scheme']}***@", text)
+    return _PARAMETER.sub(r"\g<before>***", text)
 
 
 def secrets(value: Any) -> set[str]:
@@ -47,6 +58,7 @@ def secrets(value: Any) -> set[str]:
         return set()
     # the user of an SSH URL is part of the address
     told = {found["password"] or (found["user"] if found["scheme"].lower() != "ssh" else "") for found in _SECRET.finditer(value)}
+    told |= {found["value"] for found in _PARAMETER.finditer(value)}
     return {text for secret in told for text in (secret, unquote(secret)) if secret}
 
 
@@ -56,11 +68,16 @@ def check_url(url: str, entry: str, schemes: frozenset[str] = REMOTE_SCHEMES) ->
     :param entry: the catalogue entry it comes from, for the message.
     :param schemes: those that are allowed; ``http`` to the loopback of this machine always is where ``https`` is.
     :raises CatalogError: it could be taken for an option, runs a command, holds characters that a shell or an environment
-        expansion would touch, or has a scheme that is not allowed.
+        expansion would touch, has a scheme that is not allowed, or a login among its parameters, which would be on record with it.
     """
     if url.startswith("-") or "::" in url.split("/", 1)[0] or _UNSAFE.search(url):
         raise CatalogError(
             f"{entry}: the URL {redact(url)!r} holds characters or a transport that are not allowed. Use a plain https:// or ssh URL."
+        )
+    if login := _PARAMETER.search(url):
+        raise CatalogError(
+            f"{entry}: {redact(url)!r} holds a login, its parameter {login['name']}, and would be on record with it. Take it out, and put the login "
+            f"into rlinf_url_rewrites (https://user:token@host/) or ~/.netrc; a file behind a URL that is signed for a while, give under another."
         )
     scp = _SCP.match(url)
     if scp:

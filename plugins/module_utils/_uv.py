@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, ProcessError
+from ansible_collections.rlinf.offline.plugins.module_utils._git_config import PROTECTED, overriding
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Node
 from ansible_collections.rlinf.offline.plugins.module_utils._process import Completed, run
 
@@ -146,6 +147,8 @@ def isolated_environment(cache: Path, git_config: Path | None = None, config: Pa
         **({"UV_CONFIG_FILE": os.fspath(config)} if config else {"UV_NO_CONFIG": "1"}),
         "GIT_CONFIG_GLOBAL": os.fspath(git_config or os.devnull),
         "GIT_CONFIG_NOSYSTEM": "1",
+        # uv checks out commits, their submodules too, and what it builds may ask git as well
+        **overriding(PROTECTED),
         "GIT_TERMINAL_PROMPT": "0",
     }
 

@@ -16,9 +16,10 @@ from ansible_collections.rlinf.offline.plugins.module_utils._activation import c
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package, judge, stored_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, remove, switch_link
-from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, Generation, Generations
+from ansible_collections.rlinf.offline.plugins.module_utils._generations import SHORT, STAMPED, Generation, Generations
 from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import IGNORED
 from ansible_collections.rlinf.offline.plugins.module_utils._install import (
+    MADE_OF,
     SHOWN,
     Installer,
     Wanted,
@@ -78,7 +79,7 @@ class Venv:
 
     @property
     def generations(self) -> Generations:
-        return Generations(self.node.venvs, self.target, self.link)
+        return Generations(self.node.venvs, self.target, self.link, {**STAMPED, **MADE_OF, "fingerprints": {str: list}})
 
     @property
     def installer(self) -> Installer:
@@ -296,7 +297,7 @@ def sources(own: EffectiveLock, stamp: Mapping[str, Any], bundle: Bundle) -> lis
     root = bundle.root.resolve()
 
     def source(package: Package) -> str:
-        if package.name in stamp["remote"]:
+        if package.name in stamp.get("remote", {}):
             return str(stamp["remote"][package.name])
         return str(package.path.relative_to(root) if package.path.is_relative_to(root) else package.path)
 

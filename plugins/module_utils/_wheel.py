@@ -107,7 +107,7 @@ def needed_glibc(wheel: Path) -> dict[str, tuple[int, int]]:
                     version = _glibc_of(archive.read(name))
                     if version:
                         needed[name] = version
-    except (zipfile.BadZipFile, ELFError) as error:
+    except (*_DAMAGED, ELFError, LookupError, AttributeError, TypeError, AssertionError) as error:  # pyelftools believes what a file says
         raise LockError(f"{wheel.name} is damaged ({error}). Remove {wheel} and run again.") from None
     return needed
 

@@ -31,6 +31,9 @@ NAMED = 5
 SCRIPTED = Path(".git", "rlinf-scripts.json")
 """In a working copy of ours in which an upstream's script ran: ``kept``, the edits that were there before (path -> digest), and ``done``,
 those of the script; null while it runs, or when it was cut off."""
+_NOTE = {"repository": str, "commit": str, "moving?": str}
+_SCRIPTED = {"kept": {str: str}, "done": ({str: str}, type(None))}
+_NOTE_REMEDY = "Keep your changes elsewhere, remove the working copy, and install again."
 # the link to the environment that rlinf_venv makes in the project
 OWN = frozenset({".venv"})
 
@@ -62,7 +65,7 @@ def read_note(place: Path) -> dict[str, Any] | None:
     :raises TargetError: the note is damaged.
     """
     try:
-        note: dict[str, Any] = read_json(place / NOTE, TargetError)
+        note: dict[str, Any] = read_json(place / NOTE, TargetError, _NOTE, _NOTE_REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return note
@@ -168,7 +171,7 @@ def begin_script(place: Path) -> None:
 
 def end_script(place: Path) -> None:
     """Note what a script that has ended edited; what is edited from now on is somebody's."""
-    known = read_json(place / SCRIPTED, TargetError)
+    known = _scripted(place)
     found = by_scripts(place, _checkout.worktree_state(place).edited)
     if found:
         write_json(place / SCRIPTED, {**known, "done": _digests(place, found)})
@@ -179,11 +182,18 @@ def end_script(place: Path) -> None:
 def by_scripts(place: Path, edited: Iterable[str]) -> tuple[str, ...]:
     """Return those of the *edited* files that a script, and nobody after it, edited."""
     try:
-        known = read_json(place / SCRIPTED, TargetError)
+        known = _scripted(place)
     except FileNotFoundError:
         return ()
     now, kept, done = _digests(place, edited), known["kept"], known["done"]
     return tuple(path for path, digest in now.items() if (kept.get(path) != digest if done is None else done.get(path) == digest))
+
+
+def _scripted(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(
+        place / SCRIPTED, TargetError, _SCRIPTED, "Remove it: what a script edited there then counts as yours."
+    )
+    return found
 
 
 def undo_scripts(place: Path) -> None:

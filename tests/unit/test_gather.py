@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError
-from ansible_collections.rlinf.offline.plugins.module_utils._gather import build_requires, check_headers, sdist_content
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError, LockError
+from ansible_collections.rlinf.offline.plugins.module_utils._gather import build_requires, check_headers, check_sdist, sdist_content
 from tests.support.wheels import build_sdist
 
 LEGACY = ["setuptools>=40.8.0", "wheel"]
@@ -48,8 +49,40 @@ def test_a_damaged_sdist_is_named(tmp_path: Path, name: str, content: bytes):
 
 
 def test_a_pyproject_that_cannot_be_read_is_damage(tmp_path: Path):
-    with pytest.raises(LockError, match=r"a-1\.zip is damaged"):
+    with pytest.raises(LockError, match=r"pyproject\.toml of a-1\.zip cannot be read"):
         sdist_content(zipped(tmp_path / "a-1.zip", {"a-1/pyproject.toml": "[build-system\n"}))
+
+
+@pytest.mark.parametrize("content", ["build-system = 1", "build-system = {requires = 5}", "[build-system]\nrequires = [1]", "[", "\udc80"])
+def test_a_pyproject_of_other_types_is_named(tmp_path: Path, content: str):
+    place = tmp_path / "pyproject.toml"
+    place.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(LockError, match=f"{place} cannot be read"):
+        build_requires(place)
+
+
+def packed(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for member in members:
+            archive.addfile(member)
+    return path
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    return entry
+
+
+def test_a_pyproject_that_leads_nowhere_is_damage(tmp_path: Path):
+    with pytest.raises(LockError, match=r"a-1\.tar\.gz is damaged"):
+        sdist_content(packed(tmp_path / "a-1.tar.gz", link("a-1/pyproject.toml", "nowhere")))
+
+
+def test_an_sdist_that_leads_out_is_not_taken(tmp_path: Path):
+    check_sdist(build_sdist(tmp_path, "a", "1"))
+    with pytest.raises(ArchiveError, match=r"a-2\.tar\.gz.*out"):
+        check_sdist(packed(tmp_path / "a-2.tar.gz", link("a-2/out", "../../../etc")))
 
 
 def test_a_project_that_names_no_backend_has_the_old_one(tmp_path: Path):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _git, _mirror
+from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _git, _lfs, _mirror, _worktrees
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
-from ansible_collections.rlinf.offline.plugins.module_utils._submodules import read_submodules
+from ansible_collections.rlinf.offline.plugins.module_utils._submodules import check_submodules, read_submodules
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import isolated_environment
 from tests.support.origins import Origin, git
 from tests.support.upstream import Upstream
 
@@ -351,3 +352,57 @@ def test_the_age_of_git(said: str, verdict: str) -> None:
             told()
     else:
         assert verdict in (told() or "") and bool(told()) == bool(verdict)
+
+
+def test_a_file_named_like_a_pathspec_takes_no_other_with_it(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    git("init", "-q", cwd=tree)
+    for name in (":(top)", "mine"):
+        (tree / name).write_text("upstream's\n")
+    git("--literal-pathspecs", "add", ".", cwd=tree)
+    git("commit", "-q", "-m", "x", cwd=tree)
+    (tree / _worktrees.NOTE).write_text("{}")
+    _worktrees.begin_script(tree)
+    (tree / ":(top)").write_text("a script's\n")
+    _worktrees.end_script(tree)
+    (tree / "mine").write_text("my edit\n")
+    _worktrees.undo_scripts(tree)
+    assert [(tree / name).read_text() for name in (":(top)", "mine")] == ["upstream's\n", "my edit\n"]
+
+
+def test_a_name_of_two_lines_is_no_lfs_object(trap: Trap) -> None:
+    origin, digest = trap.origin(), "0123456789abcdef" * 4
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 1\n"
+    (origin.tree / "a\n" / "etc").mkdir(parents=True)
+    origin.commit(**{".gitattributes": "* filter=lfs\n", "a\n/etc/passwd - b": pointer})
+    result = _mirror.mirror_one(trap.bundle, Repository("it", origin.url), trap.network)
+    with _git.session() as store:
+        found = _lfs.objects(store.at(git_dir=trap.bundle.repos / result.mirror), result.commit, "it")
+    assert found == [digest]
+
+
+@pytest.mark.parametrize(("path", "url"), [("sub", "file:///home/me/private.git"), ("sub\r", f"{GITHUB}owner/sub.git")])
+def test_a_commit_that_uv_would_check_out_has_its_submodules_judged_though_none_are_mirrored(trap: Trap, path: str, url: str) -> None:
+    origin = trap.origin()
+    text = f'[submodule "sub"]\n\tpath = "{path}"\n\turl = {url}\n'
+    commit_tree(origin, f"100644 {blob(origin, text)} .gitmodules", f"160000 {origin.head} {path}")
+    origin.git("config", "fetch.fsckObjects", "false")
+    result = _mirror.mirror_one(trap.bundle, Repository("it", origin.url), trap.network)
+    with pytest.raises(CatalogError, match="submodule"):
+        check_submodules(trap.bundle.repos, [(origin.url, result.commit)])
+
+
+def test_git_that_uv_calls_runs_nothing_that_a_repository_names(trap: Trap, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    git("init", "-q", cwd=tree)
+    git("config", "core.fsmonitor", str(trap.program), cwd=tree)
+    git("config", "core.hooksPath", "hooks", cwd=tree)
+    (tree / "hooks").mkdir()
+    (tree / "hooks" / "post-checkout").symlink_to(trap.program)
+    env = {"PATH": os.environ["PATH"], **isolated_environment(tmp_path / "cache")}
+    user = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["add", "."], [*user, "commit", "-q", "-m", "x"], ["checkout", "-q", "--detach"], ["status"]):
+        subprocess.run(["git", *arguments], cwd=tree, env=env, check=True, capture_output=True)
+    assert not trap.sprung()

@@ -8,10 +8,13 @@ tried; ``RLINF_EXAMPLES=5000 pytest tests/unit/test_readers.py`` tries more, and
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +24,44 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _air_gap, _apt_resolve, _bundle, _fit, _frozen, _pylock, _target, _wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
+from ansible_collections.rlinf.offline.plugins.module_utils import (
+    _air_gap,
+    _apt_resolve,
+    _bundle,
+    _fit,
+    _frozen,
+    _gather,
+    _install,
+    _lock,
+    _patch,
+    _pylock,
+    _reset,
+    _target,
+    _wheel,
+    _worktrees,
+)
+from ansible_collections.rlinf.offline.plugins.module_utils._cache import AssetCache
+from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
-from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Records
+from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, effective_lock
+from ansible_collections.rlinf.offline.plugins.module_utils._effective import Package as EffectivePackage
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, OfflineError, TargetError
+from ansible_collections.rlinf.offline.plugins.module_utils._existing import Existing
+from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
+from ansible_collections.rlinf.offline.plugins.module_utils._files import switch_link
+from ansible_collections.rlinf.offline.plugins.module_utils._git import session
+from ansible_collections.rlinf.offline.plugins.module_utils._install import Installer, Wanted
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock, read_locks
 from ansible_collections.rlinf.offline.plugins.module_utils._releases import before_push
 from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
+from ansible_collections.rlinf.offline.plugins.module_utils._shipped import Shipped
 from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 from ansible_collections.rlinf.offline.plugins.module_utils._submodules import resolve_relative
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey, surveyed_releases, surveyed_states
+from ansible_collections.rlinf.offline.plugins.module_utils._swarm import swarm_wheels
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import (
     RepositoryId,
     Rewrites,
@@ -44,6 +70,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import (
     secrets,
     without_userinfo,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter, Uv
+from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
 from tests.support.catalog import shipped
 
 EXAMPLES = int(os.environ.get("RLINF_EXAMPLES", "60"))
@@ -231,6 +259,38 @@ def test_a_pylock(bundle: Bundle, content: bytes) -> None:
     answers(lambda: [_pylock.offered(package) for package in _pylock.read(place).get("packages", ())])
 
 
+PYPROJECT = {
+    "build-system": {"requires": ["setuptools"], "build-backend": "x"},
+    "dependency-groups": {"dev": ["a"]},
+    "tool": {"uv": {"default-groups": ["dev"], "dependency-metadata": [{"name": "a"}]}},
+}
+
+
+@trials
+@given(altered(PYPROJECT).map(as_toml) | st.binary(max_size=60), st.integers(0, 2**64), st.integers(0, 400))
+@example(b"build-system = 1", 0, 0)
+@example(b"build-system = {requires = 5}", 0, 0)
+@example(b"[", 0, 0)
+def test_a_pyproject_and_the_sdist_that_holds_it(bundle: Bundle, content: bytes, noise: int, place: int) -> None:
+    pyproject = bundle.records / "pyproject.toml"
+    pyproject.write_bytes(content)
+    answers(lambda: sorted(_gather.build_requires(pyproject)))
+    made = {"a-1.tar.gz": io.BytesIO(), "a-1.zip": io.BytesIO()}
+    with (
+        tarfile.open(fileobj=made["a-1.tar.gz"], mode="w:gz") as packed,
+        zipfile.ZipFile(made["a-1.zip"], "w", zipfile.ZIP_DEFLATED) as zipped,
+    ):
+        packed.add(pyproject, "a-1/pyproject.toml")
+        zipped.write(pyproject, "a-1/pyproject.toml")
+    for name, stream in made.items():
+        data = stream.getvalue()
+        at = place % len(data)
+        sdist = bundle.records / name
+        sdist.write_bytes(data if not noise else data[:at] + noise.to_bytes(9, "big") + data[at + 9 :])
+        answers(lambda sdist=sdist: _gather.check_sdist(sdist))
+        answers(lambda sdist=sdist: sorted(_gather.sdist_content(sdist).build_requires))
+
+
 CATALOG = yaml.safe_load((Path(__file__).resolve().parents[2] / "roles" / "common" / "vars" / "main.yml").read_text())
 SHIPPED = next(value for value in CATALOG.values() if isinstance(value, dict) and "targets" in value)
 SMALL = {kind: dict(list(entries.items())[:3]) for kind, entries in SHIPPED.items() if isinstance(entries, dict) and kind != "targets"}
@@ -355,15 +415,60 @@ LOCK = {
 @trials
 @given(as_json(LOCK))
 @example(b"[" * 100_000)
+@example(b'{"python": "3.11", "packages": []}')
 def test_locks_of_a_bundle(bundle: Bundle, content: bytes) -> None:
-    place = bundle.targets / "commit" / "target" / "lock.json"
+    place = bundle.targets / "commit" / TARGET.name / "lock.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
     place.with_name("pylock.target.toml").write_text('lock-version = "1.0"\ncreated-by = "x"\n', encoding="utf-8")
     answers(lambda: list(read_locks(bundle)))
-    answers(lambda: files_for(bundle, ["wheelhouse/a", "targets/x"], ["target"], "debian-12/amd64"))
+    answers(lambda: files_for(bundle, ["wheelhouse/a", "targets/x"], [TARGET.name], "debian-12/amd64"))
     answers(lambda: effective_lock(bundle, place.with_name("pylock.target.toml"), []))
-    answers(lambda: _fit._need(TARGET, read_lock(place), CATALOG, {}, {}))
+    manifest = {"repositories": {CATALOG.repositories[TARGET.project].id.mirror: {"commit": "commit"}}}
+    answers(lambda: _fit._need(TARGET, _fit._lock(bundle, manifest, TARGET, CATALOG) or {}, CATALOG, {}, {}))
+
+
+WHOLE = {
+    **LOCK,
+    "definition": "0" * 64,
+    "torch_backend": "pypi",
+    "cut_off": None,
+    "steps": [{"name": "s", "pins": {"a": "1"}}],
+    "files": {"pyproject.toml": "0" * 64},
+    "git": {"b": {"url": "https://h.example/o/b.git", "commit": "c", "subdirectory": None}},
+    "pins": ["a==1"],
+    "left_out": [],
+    "packages": [
+        {**item, "served": False, "source": source}
+        for item, source in zip(
+            LOCK["packages"],
+            [
+                {"url": "https://h.example/a.tar.gz", "sha256": "0" * 64, "size": 1},
+                {"url": "https://h.example/o/b.git", "commit": "c", "subdirectory": None},
+            ],
+            strict=True,
+        )
+    ],
+    "build": [],
+}
+
+
+@trials
+@given(as_json(WHOLE))
+@example(json.dumps({**WHOLE, "packages": [{**WHOLE["packages"][0], "source": {}}]}).encode())
+@example(json.dumps({**WHOLE, "project": {}}).encode())
+def test_a_lock_that_is_kept(bundle: Bundle, content: bytes) -> None:
+    place = bundle.records / "lock.json"
+    place.write_bytes(content)
+    locker = _lock.Locker(bundle, CATALOG, _lock.Settings(platform=_wheel.Platform.parse("x86_64-manylinux_2_31")))
+
+    def read() -> None:
+        lock = read_lock(place, LockError, _lock._WHOLE)
+        locker._known(TARGET, lock, check=True)
+        Shipped.of_lock(lock)
+
+    answers(read)
+    answers(lambda: [item["subdirectory"] for item in read_lock(place, TargetError, _target._LOCK)["editables"]])
 
 
 PACKAGES = {
@@ -434,6 +539,154 @@ def test_what_an_install_has_tried_to_reach(bundle: Bundle, content: bytes) -> N
         (node.air_gap / name).write_bytes(content)
         answers(lambda: _air_gap.judge(node, {"target": "0"}))
         (node.air_gap / name).unlink()
+
+
+ASSETS = {"data": {"url": "https://h.example/d.tar.gz", "sha256": "0" * 64, "strip": False, "tree": "0" * 64}}
+
+
+@trials
+@given(as_json(ASSETS))
+@example(b'{"data": {}}')
+def test_what_assets_were_unpacked_from(bundle: Bundle, content: bytes) -> None:
+    bundle.assets.joinpath("data").mkdir(parents=True, exist_ok=True)
+    (bundle.records / "assets.json").write_bytes(content)
+    entry = Asset("data", "https://h.example/d.tar.gz", "data", unpack=True)
+
+    def read() -> None:
+        cache = AssetCache(bundle, Fetcher(Network()))
+        problem = cache._problem(entry, cache._archive(entry))
+        assert problem and cache._before(entry, problem)
+
+    answers(read)
+
+
+@trials
+@given(as_json(RECORDS))
+@example(b"[]")
+@example(b'{"https://h.example/a.whl": {}}')
+@example(b'{"https://h.example/a.whl": 1}')
+def test_which_wheels_a_bundle_has_copies_of(bundle: Bundle, content: bytes) -> None:
+    (bundle.records / "urls.json").write_bytes(content)
+    with session() as git:
+        answers(lambda: _patch._Local(bundle, git))
+
+
+REPOSITORY = Repository("r", "https://h.example/o/r.git")
+NOTE = {"format": 1, "repository": REPOSITORY.id.key, "commit": "0" * 40, "moving": "1" * 40}
+SCRIPTED = {"kept": {"a": "0" * 64}, "done": {"a": "0" * 64}}
+
+
+@trials
+@given(as_json(NOTE), as_json(SCRIPTED))
+@example(b"{}", b"{}")
+@example(b"[]", b"[]")
+@example(b"1", b"1")
+def test_notes_in_a_working_copy(bundle: Bundle, note: bytes, scripted: bytes) -> None:
+    place = bundle.root / "copy"
+    (place / ".git").mkdir(parents=True, exist_ok=True)
+    (place / _worktrees.NOTE).write_bytes(note)
+    (place / _worktrees.SCRIPTED).write_bytes(scripted)
+    answers(lambda: _worktrees.plan(_worktrees.Worktree(bundle, REPOSITORY, "0" * 40, place)))
+    answers(lambda: _worktrees.by_scripts(place, ["a"]))
+    answers(lambda: _reset.loss(place))
+
+
+ENVIRONMENT = {
+    "format": 1,
+    "target": "t",
+    "digest": "0" * 64,
+    "python": {"version": "3.11.9", "executable": "/usr/bin/python3.11"},
+    "exports": {"A": "1", "PATH": {"prepend": "/x"}},
+    "scripts": [{"name": "s", "cwd": "/", "argv": ["sh"], "env": {}, "removes": [], "files": {}}],
+    "removes": ["x/*"],
+    "skipped": [],
+    "packages": {"a": {"name": "a", "version": "1", "shown": "a==1"}},
+    "remote": {"a": "https://h.example"},
+    "fingerprints": {"a": [1, 2]},
+    "created": 1,
+    "previous": "t-111111111111",
+    "damaged": ["a"],
+}
+UV = Uv(Path("/nowhere/uv"), {})
+
+
+@trials
+@given(as_json(ENVIRONMENT))
+@example(b"{}")
+@example(b"[]")
+@example(b'{"created": "x"}')
+@example(b'{"created": 1}')
+def test_stamps_of_environments(bundle: Bundle, content: bytes) -> None:
+    node = Node(bundle.root / "prefix")
+    venv = Venv(node, bundle, "t", UV)
+    for name in ("t-000000000000", "t-111111111111"):
+        (node.venvs / name).mkdir(parents=True, exist_ok=True)
+        (node.venvs / name / "rlinf.json").write_bytes(content)
+    switch_link(venv.link, "t-000000000000")
+    interpreter = Interpreter(Path("python"), Path("/usr/bin/python3.11"), "3.11.9")
+    answers(lambda: venv.plan(Wanted(EffectiveLock("==3.11.*", ()), interpreter)))
+    answers(lambda: venv.verify(None, [], exact=True, mark=False))
+    answers(venv.previous)
+    answers(lambda: venv.generations.removable(1, None))
+    answers(lambda: _air_gap.digests(node, ["t"], None))
+
+
+@trials
+@given(as_json({**ENVIRONMENT, "former": {"a": None}}))
+@example(b"{}")
+def test_what_is_written_down_in_an_existing_environment(bundle: Bundle, content: bytes) -> None:
+    place = bundle.root / "existing"
+    (place / "rlinf").mkdir(parents=True, exist_ok=True)
+    (place / "lib/python3.11/site-packages").mkdir(parents=True, exist_ok=True)
+    (place / "bin").mkdir(exist_ok=True)
+    for name in ("t", "other"):
+        (place / "rlinf" / f"{name}.json").write_bytes(content)
+    existing = Existing(Installer(Node(bundle.root / "prefix"), bundle, "t", UV), place)
+    packages = {"a": {"shown": "a==2"}}
+    answers(lambda: existing._to_install(EffectiveLock("==3.11.*", ()), {}, replace(existing).known))
+    answers(lambda: existing._refuse_rivals(packages))
+    answers(lambda: replace(existing).verify(None, [], mark=False))
+    answers(lambda: replace(existing).withdraw(check=True))
+
+
+@trials
+@given(as_json({"url": "file:///x", "dir_info": {"editable": True}}))
+@example(b"[]")
+@example(b"[" * 100_000)
+def test_where_an_installed_package_says_that_it_came_from(bundle: Bundle, content: bytes) -> None:
+    (bundle.records / "direct_url.json").write_bytes(content)
+    package = EffectivePackage("a", None, "editable", Path("/y"))
+    assert _install._wrong_editable(package, bundle.records) == "a is not the editable at /y"
+
+
+PINS = {
+    "definition": "0" * 64,
+    "project": "0" * 64,
+    "python": "3.11",
+    "platform": "x86_64-manylinux_2_31",
+    "torch_backend": "pypi",
+    "cut_off": None,
+    "steps": [{"name": "s", "pins": {"a": "1"}}],
+    "sha256": {"a": "0" * 64},
+    "build": {"b": "1"},
+}
+
+
+@trials
+@given(as_json(PINS))
+@example(json.dumps({**PINS, "steps": [1]}).encode())
+def test_pins_that_ship(bundle: Bundle, content: bytes) -> None:
+    place = bundle.records / "pins.json"
+    place.write_bytes(content)
+    answers(lambda: (Shipped.read(place).constraints(["s"]), Shipped.read(place).build_constraints, Shipped.read(place).json))
+
+
+@trials
+@given(as_json({"wheels": {"3.11": [{"filename": "a.whl"}]}}))
+@example(b'{"wheels": {"3.11": [{}]}}')
+def test_wheels_of_a_swarm(bundle: Bundle, content: bytes) -> None:
+    (bundle.records / "swarm.json").write_bytes(content)
+    answers(lambda: swarm_wheels(bundle))
 
 
 def test_a_shape_names_what_does_not_fit() -> None:

@@ -216,3 +216,18 @@ def test_a_prefix_of_a_host_is_refused() -> None:
     for rules in ({"https://github.com": "https://m/"}, {"https://github.com/": "https://m"}, {"https://github.com/": "ext::sh/"}):
         with pytest.raises(CatalogError, match="rlinf_url_rewrites"):
             Rewrites(rules)
+
+
+@pytest.mark.parametrize("name", ["private_token", "X-Amz-Signature", "access_token", "sig"])
+def test_a_login_among_the_parameters_is_masked_and_refused(name: str) -> None:
+    url = f"https://h.example/a.whl?x=1&{name}=s3cr%2Ft&y=2"
+    assert redact(f"see {url} there") == f"see https://h.example/a.whl?x=1&{name}=***&y=2 there"
+    assert secrets({"url": [url]}) == {"s3cr%2Ft", "s3cr/t"}
+    with pytest.raises(CatalogError, match=rf"wheel a: .*parameter {name}.*rlinf_url_rewrites .*netrc") as failure:
+        check_url(url, "wheel a", frozenset({"https"}))
+    assert "s3cr" not in str(failure.value)
+
+
+def test_other_parameters_stay_as_they_are() -> None:
+    url = "https://h.example/a.whl?download=true&tokenizer=1#sha256=00"
+    assert (redact(url), secrets(url), check_url(url, "wheel a")) == (url, set(), url)
