@@ -114,7 +114,12 @@ class Peer:
         layout = info.layout()
         self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
         self.lacking = [self.destination is not None and name in self.files for name in self.names]
-        self.session = library.session(self._settings(job))
+        self.limit = int(job["bandwidth"])
+        parameters = library.session_params()
+        parameters.settings = self._settings(job)
+        # nobody is admitted before the fleet is known
+        parameters.ip_filter = self._admitting(())
+        self.session = library.session(parameters)
         self.handle = self._add(info)
 
     def _settings(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +128,6 @@ class Peer:
             **dict.fromkeys(off, False),
             "listen_interfaces": job["listen"],
             "alert_mask": self.library.alert.category_t.storage_notification,
-            "upload_rate_limit": job["bandwidth"],
             "strict_end_game_mode": True,
             "connection_speed": 100,
             # what is asked for far ahead, in seconds and in blocks of 16 KiB, or together with its neighbours, is got twice
@@ -142,6 +146,8 @@ class Peer:
         parameters = self.library.add_torrent_params()
         parameters.ti = info
         parameters.save_path = str(self.folder)
+        # the session's own limit does not hold for addresses of private networks
+        parameters.upload_limit = self.limit
         parameters.flags = flags.disable_dht | flags.disable_lsd | flags.disable_pex | flags.apply_ip_filter
         if self.destination is None:
             parameters.flags |= flags.seed_mode
@@ -158,14 +164,18 @@ class Peer:
         """Bytes that this peer has to get."""
         return sum(int(self.files[name][0]) for name, lacks in zip(self.names, self.lacking, strict=True) if lacks)
 
-    def connect(self, peers: Sequence[tuple[str, int]], admit: Sequence[str]) -> None:
-        """Admit these addresses and no other, and connect to these peers."""
+    def _admitting(self, addresses: Sequence[str]) -> Any:
+        """Return libtorrent's rules for these addresses and no other."""
         rules = self.library.ip_filter()
         for first, last in _EVERYWHERE:
             rules.add_rule(first, last, 1)
-        for address in admit:
+        for address in addresses:
             rules.add_rule(address, address, 0)
-        self.session.set_ip_filter(rules)
+        return rules
+
+    def connect(self, peers: Sequence[tuple[str, int]], admit: Sequence[str]) -> None:
+        """Admit these addresses and no other, and connect to these peers."""
+        self.session.set_ip_filter(self._admitting(admit))
         for address, port in peers:
             self.handle.connect_peer((address, port))
 
@@ -179,7 +189,8 @@ class Peer:
         held: set[int] = set()
         for peer in self.handle.get_peer_info():
             held.update(number for number, has in enumerate(peer.pieces) if has)
-        self.handle.set_upload_limit(_TRICKLE if len(held) == self.pieces else 0)
+        trickle = min(_TRICKLE, self.limit or _TRICKLE)
+        self.handle.set_upload_limit(trickle if len(held) == self.pieces else self.limit)
 
     @property
     def progress(self) -> dict[str, Any]:

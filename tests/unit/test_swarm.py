@@ -6,8 +6,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,3 +203,46 @@ def test_a_bastion_that_cannot_take_part_says_why(bundle: Bundle, tmp_path: Path
     swarm = Swarm(bundle, {"3.99": "tools/swarm/none.whl"}, sys.executable)
     with pytest.raises(BundleError, match="The bastion cannot make a torrent of the bundle"):
         swarm.push({"gpu01": Reach(Ssh("gpu01"), "python3", str(tmp_path), ["wheels/file-00000.bin"])})
+
+
+def test_what_a_peer_sends_is_limited_on_private_networks_too(jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    limit = 250_000
+    node, seed = Talk(jobs[1]), Talk({**jobs[0], "bandwidth": limit})
+    ready = node.until("ready")
+    seed.until("ready")
+    node.tell({"do": "connect", "peers": [], "admit": ["127.0.0.1"], "prefer": None})
+    start = time.monotonic()
+    seed.tell({"do": "connect", "peers": [["127.0.0.1", ready["port"]]], "admit": ["127.0.0.1"], "prefer": None})
+    received = node.until("complete")["received"]
+    # what is sent before the limit is felt is no more than a second's worth
+    assert received < limit * (time.monotonic() - start + 1)
+    for peer in (node, seed):
+        peer.tell({"do": "stop"})
+        peer.until("ended")
+
+
+def refused(port: int, source: str) -> bool:
+    """Return whether a peer shuts the door before a stranger from this address has said a word."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0)) as stranger:
+        try:
+            return stranger.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses, without ports, on which a process listens by TCP."""
+    listed = subprocess.run(["ss", "-Hltnp"], check=True, capture_output=True, text=True).stdout
+    return {line.split()[3].rpartition(":")[0].partition("%")[0] for line in listed.splitlines() if f"pid={pid}," in line}
+
+
+def test_strangers_are_refused_at_any_time_and_nothing_else_listens(jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    node = Talk(jobs[1])
+    port = node.until("ready")["port"]
+    assert listening(node.process.pid) == {"127.0.0.1"}
+    assert refused(port, "127.0.0.1") and refused(port, "127.0.0.2")
+    node.tell({"do": "connect", "peers": [], "admit": ["127.0.0.1"], "prefer": None})
+    node.until("progress")
+    assert refused(port, "127.0.0.2")
+    node.tell({"do": "stop"})
+    node.until("ended")
