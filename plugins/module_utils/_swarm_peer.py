@@ -115,6 +115,7 @@ class Peer:
         self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
         self.lacking = [self.destination is not None and name in self.files for name in self.names]
         self.limit = int(job["bandwidth"])
+        self.sparing = True
         parameters = library.session_params()
         parameters.settings = self._settings(job)
         # nobody is admitted before the fleet is known
@@ -185,12 +186,12 @@ class Peer:
         self.handle.prioritize_pieces([(7 if piece % count == number else 1) if old else 0 for piece, old in enumerate(priorities)])
 
     def spare(self) -> None:
-        """Send hardly anything more while the others have every piece among them: what one still lacks they give it."""
+        """Send hardly anything more while the others have every piece among them, and give each other what one still lacks."""
         held: set[int] = set()
         for peer in self.handle.get_peer_info():
             held.update(number for number, has in enumerate(peer.pieces) if has)
         trickle = min(_TRICKLE, self.limit or _TRICKLE)
-        self.handle.set_upload_limit(trickle if len(held) == self.pieces else self.limit)
+        self.handle.set_upload_limit(trickle if self.sparing and len(held) == self.pieces else self.limit)
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -295,6 +296,8 @@ def take_part(peer: Peer, address: str, client: str) -> bool:
             if command["prefer"]:
                 peer.prefer(*command["prefer"])
             peer.connect([tuple(one) for one in command["peers"]], command["admit"])
+        elif command.get("do") == "beat":
+            peer.sparing = command.get("spare", peer.sparing)
         elif command.get("do") == "stop":
             return True
         now = peer.progress

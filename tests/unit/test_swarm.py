@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
+from ansible_collections.rlinf.offline.plugins.module_utils import _swarm, _swarm_peer
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, There
@@ -29,6 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     kept_names,
     neighbours,
     piece_size,
+    swarm_wheels,
 )
 from tests.support.fleet import bundle_of
 
@@ -246,3 +248,77 @@ def test_strangers_are_refused_at_any_time_and_nothing_else_listens(jobs: tuple[
     assert refused(port, "127.0.0.2")
     node.tell({"do": "stop"})
     node.until("ended")
+
+
+# -- whole swarms, with a shell in the place of ssh ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> str:
+    """Return a program that runs here what ssh would run on a node, of which it says that it is reached at 127.0.0.1."""
+    program = tmp_path / "ssh"
+    program.write_text('#!/bin/sh\nfor command; do :; done\nexport SSH_CONNECTION="127.0.0.1 1 127.0.0.1 22"\neval "exec $command"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def nodes_of(bundle: Bundle, tmp_path: Path, ssh: str, count: int) -> dict[str, Reach]:
+    """Return nodes that lack all files, and have libtorrent's wheel as an earlier step brings it."""
+    names = sorted(str(path.relative_to(bundle.root)) for path in bundle.wheels.iterdir())
+    reaches = {}
+    for number in range(count):
+        destination = tmp_path / f"node{number}"
+        shutil.copytree(bundle.swarm_tools, Bundle(destination).swarm_tools)
+        address = f"127.0.0.{number + 2}"
+        reaches[f"node{number}"] = Reach(Ssh("", executable=ssh), sys.executable, str(destination), names, address=address)
+    return reaches
+
+
+def test_nodes_that_reach_only_the_bastion_get_everything_of_it(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_swarm, "neighbours", lambda _number, _count: [])
+    monkeypatch.setattr(_swarm, "BEAT", 1.0)
+    bundle = bundle_of(tmp_path / "bundle", [8_000_000])
+    outcome = Swarm(bundle, swarm_wheels(bundle), sys.executable, bandwidth=3_000_000).push(nodes_of(bundle, tmp_path, ssh, 2))
+    assert all(part.complete for part in outcome.nodes.values())
+    # far more than the trickle of a bastion whose nodes serve each other
+    assert outcome.seed.sent > outcome.seconds * 5 * _swarm_peer._TRICKLE
+    assert [(tmp_path / f"node{number}/wheels/file-00000.bin").stat().st_size for number in (0, 1)] == [8_000_000] * 2
+
+
+# says what a peer says, and gives and takes nothing
+_POLITE = """#!/bin/bash
+figures='"received": 1, "sent": 0, "complete": true'
+while read -r -t 5 line; do
+  case $line in
+    *'"do": "make"'*) echo '{"event": "made", "torrent": ""}'; exit ;;
+    *'"do": "join"'* | *'"do": "seed"'*) echo '{"event": "ready", "address": "127.0.0.2", "client": "", "port": 9}' ;;
+    '{"do": "connect"'*) echo '{"event": "complete", '"$figures}" ;;
+    '{"do": "stop"'*) exit ;;
+  esac
+done
+echo '{"event": "failed", "reason": "nobody is there any more"}'
+"""
+_NEVER_READY = "#!/bin/sh\nexec sleep 1000\n"
+_READY_AND_NO_MORE = """#!/bin/sh
+echo '{"event": "ready", "address": "127.0.0.2", "client": "", "port": 9}'
+exec sleep 1000
+"""
+
+
+def test_a_node_that_hangs_is_given_up_and_holds_nobody_back(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"PATIENCE": 8.0, "PARTING": 1.0, "BEAT": 0.5}.items():
+        monkeypatch.setattr(_swarm, name, seconds)
+    bundle = bundle_of(tmp_path / "bundle", [1000], swarm=False)
+    nodes = {}
+    for node, program in {"polite": _POLITE, "late": _NEVER_READY, "stuck": _READY_AND_NO_MORE}.items():
+        python = tmp_path / node
+        python.write_text(program.replace("exec", f"echo $$ > {python}.pid\nexec"))
+        python.chmod(0o755)
+        nodes[node] = Reach(Ssh("", executable=ssh), str(python), str(tmp_path), ["wheels/file-00000.bin"])
+    parts = Swarm(bundle, {}, str(tmp_path / "polite")).push(nodes).nodes
+    # who was ready got signs of life while the late one was waited for, and only the one that hung was given up then
+    assert parts["polite"].complete, parts["polite"].reason
+    assert (parts["late"].complete, parts["late"].reason) == (False, "it did not answer within 8 seconds")
+    assert (parts["stuck"].complete, parts["stuck"].reason) == (False, "nothing arrived for 8 seconds")
+    for node in ("late", "stuck"):
+        assert not Path("/proc", (tmp_path / f"{node}.pid").read_text().strip()).exists()
