@@ -63,29 +63,19 @@ def swarm_wheels(bundle: Bundle) -> dict[str, str]:
     return {python: f"{folder}/{wheel['filename']}" for python, wheels in wheels_of.items() for wheel in wheels}
 
 
-def keep_names(bundle: Bundle, names: Iterable[str]) -> str:
-    """Write a list of files into the bundle's scratch space and return what it is read back by: many nodes lack the same."""
+def keep_names(folder: Path, names: Iterable[str]) -> str:
+    """Write a list of files into a directory of this run and return what it is read back by: many nodes lack the same."""
     data = json_bytes(sorted(names))
     digest = sha256_bytes(data)
-    path = _scratch(bundle) / f"{digest}.names"
+    path = folder / f"{digest}.names"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, data)
     return digest
 
 
-def kept_names(bundle: Bundle, digest: str) -> list[str]:
+def kept_names(folder: Path, digest: str) -> list[str]:
     """Return the list that :func:`keep_names` wrote."""
-    return [str(name) for name in read_json(_scratch(bundle) / f"{digest}.names", BundleError, [str])]
-
-
-def forget_names(bundle: Bundle) -> None:
-    for path in _scratch(bundle).glob("*.names"):
-        path.unlink(missing_ok=True)
-
-
-def _scratch(bundle: Bundle) -> Path:
-    return bundle.cache / "swarm"
+    return [str(name) for name in read_json(folder / f"{digest}.names", BundleError, [str])]
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,7 @@ class Reach:
         return {
             **shared,
             "do": "join",
-            "folder": f"{self.destination}/.cache/swarm",
+            "folder": str(Bundle(Path(self.destination)).arriving),
             "destination": self.destination,
             "files": {name: files[name] for name in self.files if name in files},
             "wheels": {python: f"{self.destination}/{wheel}" for python, wheel in wheels.items()},
@@ -377,10 +367,10 @@ class Swarm:
         return {python: str(self.bundle.root / wheel) for python, wheel in self.wheels.items()}
 
     def _torrent(self, names: Sequence[str]) -> str:
-        """Return the torrent of these files, in base64; it is kept, since making it reads everything."""
+        """Return the torrent of these files, in base64; it is kept where the bundle may be written, since making it reads everything."""
         key = sha256_bytes("\0".join([manifest_digest(self.bundle), *names]).encode())
-        kept = _scratch(self.bundle) / f"{key}.torrent"
-        if kept.is_file():
+        kept = self.bundle.cache / "torrents" / f"{key}.torrent"
+        with contextlib.suppress(OSError):
             return base64.b64encode(kept.read_bytes()).decode()
         total = sum((self.bundle.root / name).stat().st_size for name in names)
         job = {
@@ -402,10 +392,11 @@ class Swarm:
                     break
         finally:
             _end([maker], PATIENCE)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for old in kept.parent.glob("*.torrent"):
-            old.unlink()
-        atomic_write(kept, base64.b64decode(event["torrent"]))
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            for old in kept.parent.glob("*.torrent"):
+                old.unlink(missing_ok=True)
+            atomic_write(kept, base64.b64decode(event["torrent"]))
         return str(event["torrent"])
 
 

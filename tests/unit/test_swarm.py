@@ -61,10 +61,9 @@ def test_a_piece_is_a_power_of_two(total: int, size: int) -> None:
 
 
 def test_names_that_many_lack_are_kept_once(tmp_path: Path) -> None:
-    bundle = Bundle(tmp_path)
-    digest = keep_names(bundle, ["b", "a"])
-    assert keep_names(bundle, {"a": 1, "b": 2}) == digest and kept_names(bundle, digest) == ["a", "b"]
-    assert len(list((bundle.cache / "swarm").iterdir())) == 1
+    digest = keep_names(tmp_path, ["b", "a"])
+    assert keep_names(tmp_path, {"a": 1, "b": 2}) == digest and kept_names(tmp_path, digest) == ["a", "b"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_node_is_asked_by_one_command() -> None:
@@ -305,16 +304,27 @@ exec sleep 1000
 """
 
 
+def played(program: str, path: Path, ssh: str) -> Reach:
+    """Return a node whose peer is this program, which leaves the id of its process beside it if it goes on as another."""
+    path.write_text(program.replace("exec", f"echo $$ > {path}.pid\nexec"))
+    path.chmod(0o755)
+    return Reach(Ssh("", executable=ssh), str(path), str(path.parent), ["wheels/file-00000.bin"])
+
+
+def test_nothing_has_to_be_written_into_the_bastions_bundle(tmp_path: Path, ssh: str) -> None:
+    bundle = bundle_of(tmp_path / "bundle", [1000], swarm=False)
+    # in the way of any directory below it, for root as well
+    bundle.cache.touch()
+    node = played(_POLITE, tmp_path / "polite", ssh)
+    assert Swarm(bundle, {}, node.python).push({"node1": node}).nodes["node1"].complete
+
+
 def test_a_node_that_hangs_is_given_up_and_holds_nobody_back(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"PATIENCE": 8.0, "PARTING": 1.0, "BEAT": 0.5}.items():
         monkeypatch.setattr(_swarm, name, seconds)
     bundle = bundle_of(tmp_path / "bundle", [1000], swarm=False)
-    nodes = {}
-    for node, program in {"polite": _POLITE, "late": _NEVER_READY, "stuck": _READY_AND_NO_MORE}.items():
-        python = tmp_path / node
-        python.write_text(program.replace("exec", f"echo $$ > {python}.pid\nexec"))
-        python.chmod(0o755)
-        nodes[node] = Reach(Ssh("", executable=ssh), str(python), str(tmp_path), ["wheels/file-00000.bin"])
+    programs = {"polite": _POLITE, "late": _NEVER_READY, "stuck": _READY_AND_NO_MORE}
+    nodes = {node: played(program, tmp_path / node, ssh) for node, program in programs.items()}
     parts = Swarm(bundle, {}, str(tmp_path / "polite")).push(nodes).nodes
     # who was ready got signs of life while the late one was waited for, and only the one that hung was given up then
     assert parts["polite"].complete, parts["polite"].reason
