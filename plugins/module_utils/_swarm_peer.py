@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -36,6 +37,8 @@ _TICK = 0.1
 _REPORT = 1.0
 _TRICKLE = 100_000
 """Bytes a second."""
+# a file system that has no locks; one at a time is for who pushes to see to then
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 # malloc.h of the GNU C library
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _EVERYWHERE = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
@@ -321,14 +324,16 @@ def alone(folder: Path) -> Iterator[None]:
     :raises PeerError: another peer holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # NFS locks nothing that is not open for writing
+    with open(folder / "lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PeerError(f"{folder} is in use by another push") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
-    except BlockingIOError:
-        raise PeerError(f"{folder} is in use by another push") from None
-    finally:
-        os.close(descriptor)
 
 
 def run(job: Mapping[str, Any], connection: str) -> None:
@@ -365,8 +370,9 @@ def _node(library: Any, job: Mapping[str, Any], connection: str) -> None:
         finally:
             peer.place()
             peer.close()
-        if told:
-            shutil.rmtree(folder)
+    # NFS does not remove what is open
+    if told:
+        shutil.rmtree(folder)
 
 
 def main() -> None:  # pragma: no cover

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -179,6 +181,21 @@ def test_two_at_once_on_one_bundle_are_told_apart(jobs: tuple[dict[str, Any], di
     assert second.process.wait(30) == 1
     first.tell({"do": "stop"})
     first.until("ended")
+
+
+def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = errno.ENOLCK
+
+    def flock(file: IO[bytes], _how: int) -> None:
+        assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        raise OSError(said, os.strerror(said))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with _swarm_peer.alone(tmp_path / "swarm"):
+        assert (tmp_path / "swarm").is_dir()
+    said = errno.EIO
+    with pytest.raises(OSError, match="Input/output"), _swarm_peer.alone(tmp_path / "swarm"):
+        raise AssertionError("not reached")
 
 
 @pytest.mark.parametrize(
