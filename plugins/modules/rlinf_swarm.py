@@ -58,7 +58,7 @@ EXAMPLES = r"""
 - name: Let the nodes give each other the bundle
   rlinf.offline.rlinf_swarm:
     src: /srv/rlinf/bundle
-    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'seen'))) }}"
+    nodes: "{{ dict(ansible_play_batch | zip(ansible_play_batch | map('extract', hostvars, 'seen'))) }}"
   run_once: true
 """
 
