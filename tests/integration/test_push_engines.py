@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play, wait_for
+from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play, processes, wait_for
 
 SIZES = (40_000_000, 9_000_000, 3_000_000, 70_000, 1_000, 0)
 RECEIVED = "cat /sys/class/net/eth0/statistics/rx_bytes"
@@ -74,6 +73,13 @@ def left_on(fleet: Fleet, host: str) -> str:
     )
 
 
+def test_of_hosts_that_do_not_come_up_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(subprocess.CalledProcessError):
+        Fleet(tmp_path / "h", 1, LOWER=str(tmp_path / "empty"))
+    assert not (tmp_path / "h").exists()
+
+
 def test_a_swarm_brings_every_node_everything_and_leaves_nothing(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
     names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, rlinf_push_engine="swarm"))
     before = fleet.sent()
@@ -101,17 +107,6 @@ def test_a_node_that_cannot_take_part_gets_it_by_rsync(fleet: Fleet, bundle: Bun
         ran.output.split()
     )
     has_all(fleet, bundle)
-
-
-def processes(word: str, variable: str) -> list[int]:
-    """Return the processes of this machine with a word in their command, and with a variable."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command, variables = (place / "cmdline").read_text(errors="replace"), (place / "environ").read_text(errors="replace")
-            if word in command and variable in variables.split("\0"):
-                found.append(int(place.name))
-    return found
 
 
 @pytest.mark.parametrize("cut", [signal.SIGINT, signal.SIGKILL])

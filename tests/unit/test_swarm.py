@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     piece_size,
     swarm_wheels,
 )
-from tests.support.fleet import bundle_of
+from tests.support.fleet import bundle_of, processes
 
 _PROGRAM = Path(_swarm_peer.__file__)
 
@@ -299,6 +300,37 @@ def test_nodes_that_reach_only_the_bastion_get_everything_of_it(tmp_path: Path, 
     # far more than the trickle of a bastion whose nodes serve each other
     assert outcome.seed.sent > outcome.seconds * 5 * _swarm_peer._TRICKLE
     assert [(tmp_path / f"node{number}/wheels/file-00000.bin").stat().st_size for number in (0, 1)] == [8_000_000] * 2
+
+
+def test_without_the_bastions_peer_nodes_end_and_go_on_later_from_where_they_were(
+    tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, scratch = 8_000_000, tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(_swarm, "PATIENCE", 20.0)
+    # on loopback all would come from one address, and libtorrent lets in one of each
+    monkeypatch.setattr(_swarm, "neighbours", lambda _number, _count: [])
+    bundle = bundle_of(tmp_path / "bundle", [size])
+    nodes = nodes_of(bundle, tmp_path, ssh, 2)
+    seeder = tmp_path / "seeder"
+    seeder.write_text(f'#!/bin/sh\necho $$ > {seeder}.pid\nexec {sys.executable} "$@"\n')
+    seeder.chmod(0o755)
+
+    def kill(_meter: object, received: int) -> None:
+        pid = Path(f"{seeder}.pid")
+        if received > size // 3 and pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+            pid.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_swarm.Meter, "show", kill)
+        outcome = Swarm(bundle, swarm_wheels(bundle), str(seeder), bandwidth=1_000_000).push(nodes)
+    assert [node.reason for node in outcome.nodes.values()] == ["nothing arrived for 20 seconds"] * 2
+    assert not processes("rlinf-swarm", f"TMPDIR={scratch}") and not (tmp_path / "node0" / "wheels").exists()
+    again = Swarm(bundle, swarm_wheels(bundle), sys.executable).push(nodes)
+    assert [(node.complete, node.received < size) for node in again.nodes.values()] == [(True, True)] * 2, again
+    assert not any(Bundle(tmp_path / name).arriving.exists() for name in nodes)
 
 
 # says what a peer says, and gives and takes nothing
