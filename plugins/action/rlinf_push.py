@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, signature_digest, size_text
@@ -142,14 +143,16 @@ class ActionModule(Working):
         result = self._result(reason=f"lacks {len(lacking)} files ({size_text(sum(lacking.values()))})")
         result["lacking"] = {"files": len(lacking), "bytes": sum(lacking.values())}
         python, wheel = next(((python, wheel) for python, wheel in swarm_wheels(bundle).items() if python in seen.pythons), ("", ""))
-        if ssh is None or not wheel:
-            why = "it is not reached by ssh" if ssh is None else "the bundle has no libtorrent for a Python of it"
+        why = "" if wheel else "the bundle has no libtorrent for a Python of it"
+        if ssh is None or ssh.jumps():
+            why = "it is reached through a jump host" if ssh else "it is not reached by ssh"
+        if ssh is None or why:
             return {**result, "reason": f"{result['reason']}, and takes no part in a swarm: {why}"}
         if wheel in lacking and not self._task.check_mode:
             self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, {wheel: lacking[wheel]}, manifest=False)
             del lacking[wheel]
         peer = {"python": seen.pythons[python], "destination": str(destination), "become": self._become_user()}
-        result["lacking"]["names"] = keep_names(bundle, lacking)
+        result["lacking"]["names"] = keep_names(Path(constants.DEFAULT_LOCAL_TMP), lacking)
         return {**result, "peer": {**peer, "ssh": asdict(ssh)}}
 
     @property

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ansible import constants
+
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -18,7 +20,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     Part,
     Reach,
     Swarm,
-    forget_names,
     kept_names,
     swarm_wheels,
 )
@@ -51,7 +52,7 @@ class ActionModule(Working):
             return {"changed": False, "reason": f"{len(able)} nodes lack something and can take part: nothing to be shared", "nodes": {}}
         if self._task.check_mode:
             return {"changed": True, "reason": f"{len(able)} nodes would give each other what they lack", "nodes": {}}
-        reaches = {host: self._reach(bundle, host, found, arguments) for host, found in able.items()}
+        reaches = {host: self._reach(host, found, arguments) for host, found in able.items()}
         swarm = Swarm(
             bundle,
             swarm_wheels(bundle),
@@ -61,7 +62,7 @@ class ActionModule(Working):
         )
         try:
             outcome = swarm.push(reaches)
-        except BundleError as error:
+        except (BundleError, OSError) as error:
             # rsync follows: slower, but it comes to the same
             return {
                 "changed": False,
@@ -69,19 +70,17 @@ class ActionModule(Working):
                 "nodes": {},
                 "warnings": [f"No swarm, rsync brings each node what it lacks: {error}"],
             }
-        finally:
-            forget_names(bundle)
         return result(outcome, unable)
 
     @staticmethod
-    def _reach(bundle: Bundle, host: str, found: dict[str, Any], arguments: dict[str, Any]) -> Reach:
+    def _reach(host: str, found: dict[str, Any], arguments: dict[str, Any]) -> Reach:
         peer = found["peer"]
         return Reach(
             ssh=Ssh(**peer["ssh"]),
             python=peer["python"],
             destination=peer["destination"],
             become=peer["become"],
-            files=kept_names(bundle, found["lacking"]["names"]),
+            files=kept_names(Path(constants.DEFAULT_LOCAL_TMP), found["lacking"]["names"]),
             address=arguments["addresses"].get(host) or "",
             port=arguments["port"],
         )

@@ -514,6 +514,10 @@ def verify(
         write_json(stamp, new)
     if trust and not check:
         trust.accept(manifest["serial"], digest)
+    if not check:
+        # what a swarm had not brought to its end is all there now; of a bundle that may not be written, nothing of ours is
+        with contextlib.suppress(OSError):
+            remove(bundle.arriving)
     return Outcome(
         changed=changed,
         reason=f"verified, {len(to_hash)} of {len(files)} files read" if to_hash else "verified before, no file has changed since",

@@ -22,12 +22,14 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+"""What flock(2) says on a file system that has no locks: Lustre mounted without, NFS without its daemon."""
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
 
@@ -227,6 +229,19 @@ def swap_directory(fresh: Path, destination: Path) -> None:
     remove(old)
 
 
+def lock(stream: IO[Any], how: int) -> None:
+    """Lock an open file as flock(2) does, or go on without where its file system has no locks.
+
+    :param stream: open for writing: NFS locks nothing else exclusively.
+    :raises BlockingIOError: another process holds it, and *how* says not to wait.
+    """
+    try:
+        fcntl.flock(stream, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold *path* as a lock file while the body runs; a holder that died leaves no lock behind.
@@ -237,7 +252,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"

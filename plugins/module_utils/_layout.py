@@ -147,6 +147,11 @@ class Bundle:
         """Scratch space of the bastion (uv's cache, checkouts, partial downloads): not in the manifest, not pushed."""
         return self.root / ".cache"
 
+    @property
+    def arriving(self) -> Path:
+        """What has come to a node by a swarm, and is not whole yet."""
+        return self.cache / "swarm"
+
 
 @dataclass(frozen=True)
 class Node:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ProcessError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
+from ansible_collections.rlinf.offline.plugins.module_utils._files import lock
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 
 # what a child may inherit; everything else of the user's environment (PYTHONPATH, UV_*, GIT_*, PIP_*) could change the outcome
@@ -111,15 +112,15 @@ def _held(log: Path | None) -> Iterator[BinaryIO | None]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock(stream, fcntl.LOCK_EX)
         stream.truncate(0)
         yield stream
 
 
 def wait_for(log: Path) -> None:
     """Wait until no program that writes into *log* goes on: one may have outlived the module that started it, and was killed."""
-    with contextlib.suppress(FileNotFoundError), open(log, "rb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError), open(log, "r+b") as stream:
+        lock(stream, fcntl.LOCK_EX)
 
 
 def failure(result: Completed, what: str) -> str:

@@ -67,6 +67,15 @@ class Ssh:
             command += ["-l", self.user]
         return command
 
+    def jumps(self) -> bool:
+        """Return whether the way leads over another host, by all that ssh has been told: then nothing but ssh reaches the node."""
+        try:
+            said = subprocess.run([*self.command, "-G", self.host], capture_output=True, text=True, errors="replace", check=False).stdout
+        except OSError:
+            return False
+        # a ProxyCommand need not lead elsewhere
+        return bool(re.search(r"^proxyjump (?!none$)|^proxycommand .*\bssh\b", said, re.MULTILINE))
+
     def place(self, path: str) -> str:
         """Return *path* on the node as rsync writes it; an IPv6 address stands in brackets."""
         return f"[{self.host}]:{path}" if ":" in self.host else f"{self.host}:{path}"

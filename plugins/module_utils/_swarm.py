@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import shlex
+import socket
 import stat
 import subprocess
 import threading
@@ -41,7 +42,11 @@ FIRST = 16
 BEAT = 5.0
 """Seconds between two signs of life that every peer gets."""
 PATIENCE = 60.0
-"""Seconds in which nothing arrives at a node until it is given up."""
+"""Seconds in which nothing arrives at a node, or it does not answer, until it is given up."""
+PARTING = 10.0
+"""Seconds in which peers are to end that are not needed any more."""
+ENOUGH = 1_000_000
+"""Bytes a second that nodes give each other at least, or the bastion does not fall silent."""
 _PIECES = 2000
 _PIECE = (256 * 1024, 4 * 1024 * 1024)
 # reads the program off its standard input, of which the job is the next line
@@ -58,29 +63,19 @@ def swarm_wheels(bundle: Bundle) -> dict[str, str]:
     return {python: f"{folder}/{wheel['filename']}" for python, wheels in wheels_of.items() for wheel in wheels}
 
 
-def keep_names(bundle: Bundle, names: Iterable[str]) -> str:
-    """Write a list of files into the bundle's scratch space and return what it is read back by: many nodes lack the same."""
+def keep_names(folder: Path, names: Iterable[str]) -> str:
+    """Write a list of files into a directory of this run and return what it is read back by: many nodes lack the same."""
     data = json_bytes(sorted(names))
     digest = sha256_bytes(data)
-    path = _scratch(bundle) / f"{digest}.names"
+    path = folder / f"{digest}.names"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, data)
     return digest
 
 
-def kept_names(bundle: Bundle, digest: str) -> list[str]:
+def kept_names(folder: Path, digest: str) -> list[str]:
     """Return the list that :func:`keep_names` wrote."""
-    return [str(name) for name in read_json(_scratch(bundle) / f"{digest}.names", BundleError, [str])]
-
-
-def forget_names(bundle: Bundle) -> None:
-    for path in _scratch(bundle).glob("*.names"):
-        path.unlink(missing_ok=True)
-
-
-def _scratch(bundle: Bundle) -> Path:
-    return bundle.cache / "swarm"
+    return [str(name) for name in read_json(folder / f"{digest}.names", BundleError, [str])]
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ class Reach:
         return {
             **shared,
             "do": "join",
-            "folder": f"{self.destination}/.cache/swarm",
+            "folder": str(Bundle(Path(self.destination)).arriving),
             "destination": self.destination,
             "files": {name: files[name] for name in self.files if name in files},
             "wheels": {python: f"{self.destination}/{wheel}" for python, wheel in wheels.items()},
@@ -147,21 +142,24 @@ class Outcome:
         return max((part.seconds for part in self.nodes.values()), default=0.0)
 
 
+_Told = queue.Queue[tuple[str, dict[str, Any] | None]]
+
+
 class _Running:
     """A peer that was started, and what it last said.
 
     :param told: gets its name with everything that it says, and None when it has ended.
     :ivar lacks: how many bytes it is to receive.
+    :ivar ended: nothing more is to be expected of it: it has ended, or was given up.
     """
 
-    def __init__(
-        self, name: str, command: Sequence[str], job: Mapping[str, Any], told: queue.Queue[tuple[str, dict[str, Any] | None]]
-    ) -> None:
+    def __init__(self, name: str, command: Sequence[str], job: Mapping[str, Any], told: _Told) -> None:
         self.name = name
         self.part = Part()
         self.lacks = 0
         self.address, self.client, self.port = "", "", 0
         self.ready = self.ended = False
+        self._has_job = False
         self.moved = time.monotonic()
         self._words: list[str] = []
         self._told = told
@@ -173,6 +171,7 @@ class _Running:
         program = Path(_swarm_peer.__file__).read_bytes()
         line = json.dumps(job).encode()
         self._write(b"%d\n%s%s\n" % (len(program), program, line))
+        self._has_job = True
         for said in self.process.stdout or ():
             try:
                 event = json.loads(said)
@@ -190,14 +189,23 @@ class _Running:
                 self.process.stdin.flush()
 
     def tell(self, **command: Any) -> None:
-        if not self.ended:
+        if self.ready and not self.ended:
             self._write(json.dumps(command).encode() + b"\n")
 
     def leave(self) -> None:
         """Let its standard input end, upon which it ends."""
+        if not self._has_job:
+            # closing would wait for the job to be taken
+            self.process.kill()
         with contextlib.suppress(OSError):
             if self.process.stdin:
                 self.process.stdin.close()
+
+    def give_up(self, reason: str) -> None:
+        """Expect nothing more of it, whether or not it ends."""
+        self.part.reason = self.part.reason or reason
+        self.ended = True
+        self.leave()
 
     def hear(self, event: Mapping[str, Any] | None) -> None:
         """Note what it said."""
@@ -219,27 +227,44 @@ class _Running:
         if kind == "complete":
             self.part.complete = True
 
-    def end(self, patience: float) -> None:
-        self.leave()
+
+def _end(peers: Iterable[_Running], patience: float) -> None:
+    """Have all of them ended, after so many seconds by force."""
+    peers = list(peers)
+    for peer in peers:
+        peer.leave()
+    deadline = time.monotonic() + patience
+    for peer in peers:
         try:
-            self.process.wait(patience)
+            peer.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            peer.process.kill()
+            peer.process.wait()
 
 
-def _exchange(
-    ready: Sequence[_Running],
-    peers: Mapping[str, _Running],
-    told: queue.Queue[tuple[str, dict[str, Any] | None]],
-    start: float,
-    meter: Meter,
-) -> None:
+class _Pulse:
+    """The signs of life that peers get while they are waited for."""
+
+    def __init__(self, peers: Mapping[str, _Running]) -> None:
+        self.peers = peers
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.last >= BEAT
+
+    def beat(self) -> None:
+        self.last = time.monotonic()
+        for peer in self.peers.values():
+            peer.tell(do="beat")
+
+
+def _exchange(ready: Sequence[_Running], peers: Mapping[str, _Running], told: _Told, start: float, meter: Meter) -> None:
     """Wait until each has everything, or was given up.
 
     :param start: when they began, by the monotonic clock.
     """
-    beaten = start
+    seed = peers[""]
+    pulse, received, sent = _Pulse(peers), 0, 0
     while not all(peer.part.complete or peer.ended for peer in ready):
         with contextlib.suppress(queue.Empty):
             name, event = told.get(timeout=0.2)
@@ -250,12 +275,13 @@ def _exchange(
         now = time.monotonic()
         for peer in ready:
             if not peer.part.complete and not peer.ended and now - peer.moved > PATIENCE:
-                peer.part.reason = f"nothing arrived for {PATIENCE:g} seconds"
-                peer.leave()
-        if now - beaten >= BEAT:
-            beaten = now
-            for peer in peers.values():
-                peer.tell(do="beat")
+                peer.give_up(f"nothing arrived for {PATIENCE:g} seconds")
+        if pulse.due():
+            pulse.beat()
+            arrived, came = sum(peer.part.received for peer in ready) - received, seed.part.sent - sent
+            # figures of peers are up to a second apart, so that what comes of the bastion alone may seem to be somewhat more
+            seed.tell(do="beat", spare=arrived - came >= max(came / 2, ENOUGH * BEAT))
+            received, sent = received + arrived, sent + came
 
 
 @dataclass
@@ -284,7 +310,7 @@ class Swarm:
         # an empty file has no piece that could be given
         files = {name: (size, mtime, mode) for name, (size, mtime, mode) in found.items() if size}
         shared = {"torrent": self._torrent(list(files)), "bandwidth": self.node_bandwidth}
-        told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+        told: _Told = queue.Queue()
         peers: dict[str, _Running] = {}
         try:
             for name, reach in nodes.items():
@@ -295,10 +321,7 @@ class Swarm:
             if ready:
                 self._give(shared, files, ready, peers, told)
         finally:
-            for peer in peers.values():
-                peer.leave()
-            for peer in peers.values():
-                peer.end(PATIENCE)
+            _end(peers.values(), PARTING)
         parts = {name: peer.part for name, peer in peers.items()}
         return Outcome(parts, parts.pop("", Part()))
 
@@ -308,7 +331,7 @@ class Swarm:
         files: Mapping[str, Any],
         ready: Sequence[_Running],
         peers: dict[str, _Running],
-        told: queue.Queue[tuple[str, dict[str, Any] | None]],
+        told: _Told,
     ) -> None:
         """Let the ready ones and the bastion give and take until each has everything, or was given up."""
         seeding = {
@@ -330,7 +353,9 @@ class Swarm:
             peer.moved = start
             ends = [ready[other] for other in neighbours(number, len(ready))]
             share = [first.index(peer), len(first)] if peer in first else None
-            peer.tell(do="connect", peers=[[end.address, end.port] for end in ends], admit=[*addresses, peer.client], prefer=share)
+            # the way of the connection that started it may be another than the one to its address
+            admit = sorted({*addresses, peer.client, _own_address(peer.address)} - {""})
+            peer.tell(do="connect", peers=[[end.address, end.port] for end in ends], admit=admit, prefer=share)
         seed.tell(do="connect", peers=[[peer.address, peer.port] for peer in first], admit=addresses, prefer=None)
         with Meter("swarm", f"to {len(ready)} nodes", sum(peer.lacks for peer in ready)) as meter:
             _exchange(ready, peers, told, start, meter)
@@ -342,10 +367,10 @@ class Swarm:
         return {python: str(self.bundle.root / wheel) for python, wheel in self.wheels.items()}
 
     def _torrent(self, names: Sequence[str]) -> str:
-        """Return the torrent of these files, in base64; it is kept, since making it reads everything."""
+        """Return the torrent of these files, in base64; it is kept where the bundle may be written, since making it reads everything."""
         key = sha256_bytes("\0".join([manifest_digest(self.bundle), *names]).encode())
-        kept = _scratch(self.bundle) / f"{key}.torrent"
-        if kept.is_file():
+        kept = self.bundle.cache / "torrents" / f"{key}.torrent"
+        with contextlib.suppress(OSError):
             return base64.b64encode(kept.read_bytes()).decode()
         total = sum((self.bundle.root / name).stat().st_size for name in names)
         job = {
@@ -355,7 +380,7 @@ class Swarm:
             "piece": piece_size(total),
             "wheels": self._own_wheels(),
         }
-        told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
+        told: _Told = queue.Queue()
         maker = _Running("", [self.python, "-c", _BOOTSTRAP], job, told)
         try:
             while True:
@@ -366,26 +391,28 @@ class Swarm:
                 if event["event"] == "made":
                     break
         finally:
-            maker.end(PATIENCE)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for old in kept.parent.glob("*.torrent"):
-            old.unlink()
-        atomic_write(kept, base64.b64decode(event["torrent"]))
+            _end([maker], PATIENCE)
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            for old in kept.parent.glob("*.torrent"):
+                old.unlink(missing_ok=True)
+            atomic_write(kept, base64.b64decode(event["torrent"]))
         return str(event["torrent"])
 
 
-def _until(
-    told: queue.Queue[tuple[str, dict[str, Any] | None]], peers: Mapping[str, _Running], reached: Callable[[_Running], bool]
-) -> None:
-    """Hear the peers until each has come so far, or has ended, or is too late."""
-    end = time.monotonic() + PATIENCE
+def _until(told: _Told, peers: Mapping[str, _Running], reached: Callable[[_Running], bool]) -> None:
+    """Hear the peers until each has come so far, has ended, or is too late and so given up."""
+    end, pulse = time.monotonic() + PATIENCE, _Pulse(peers)
     while time.monotonic() < end and not all(peer.ended or reached(peer) for peer in peers.values()):
         with contextlib.suppress(queue.Empty):
             name, event = told.get(timeout=0.5)
             peers[name].hear(event)
+        # who is ready leaves when nobody speaks to it
+        if pulse.due():
+            pulse.beat()
     for peer in peers.values():
         if not peer.ended and not reached(peer):
-            peer.part.reason = peer.part.reason or f"it did not answer within {PATIENCE:g} seconds"
+            peer.give_up(f"it did not answer within {PATIENCE:g} seconds")
 
 
 def neighbours(number: int, count: int) -> list[int]:
@@ -406,6 +433,15 @@ def piece_size(total: int) -> int:
     smallest, largest = _PIECE
     wanted = max(smallest, min(largest, total // _PIECES))
     return int(1 << (wanted - 1).bit_length())
+
+
+def _own_address(other: str) -> str:
+    """Return the address of this machine that its connections to another one come from; empty where there is no way to it."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6 if ":" in other else socket.AF_INET, socket.SOCK_DGRAM) as way:
+        # nothing is sent
+        way.connect((other, 9))
+        return str(way.getsockname()[0])
+    return ""
 
 
 def _stat(path: Path) -> tuple[int, int, int]:

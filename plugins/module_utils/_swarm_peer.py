@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -36,6 +37,8 @@ _TICK = 0.1
 _REPORT = 1.0
 _TRICKLE = 100_000
 """Bytes a second."""
+# a file system that has no locks; one at a time is for who pushes to see to then
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 # malloc.h of the GNU C library
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _EVERYWHERE = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))
@@ -114,7 +117,13 @@ class Peer:
         layout = info.layout()
         self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
         self.lacking = [self.destination is not None and name in self.files for name in self.names]
-        self.session = library.session(self._settings(job))
+        self.limit = int(job["bandwidth"])
+        self.sparing = True
+        parameters = library.session_params()
+        parameters.settings = self._settings(job)
+        # nobody is admitted before the fleet is known
+        parameters.ip_filter = self._admitting(())
+        self.session = library.session(parameters)
         self.handle = self._add(info)
 
     def _settings(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +132,6 @@ class Peer:
             **dict.fromkeys(off, False),
             "listen_interfaces": job["listen"],
             "alert_mask": self.library.alert.category_t.storage_notification,
-            "upload_rate_limit": job["bandwidth"],
             "strict_end_game_mode": True,
             "connection_speed": 100,
             # what is asked for far ahead, in seconds and in blocks of 16 KiB, or together with its neighbours, is got twice
@@ -142,6 +150,8 @@ class Peer:
         parameters = self.library.add_torrent_params()
         parameters.ti = info
         parameters.save_path = str(self.folder)
+        # the session's own limit does not hold for addresses of private networks
+        parameters.upload_limit = self.limit
         parameters.flags = flags.disable_dht | flags.disable_lsd | flags.disable_pex | flags.apply_ip_filter
         if self.destination is None:
             parameters.flags |= flags.seed_mode
@@ -158,14 +168,18 @@ class Peer:
         """Bytes that this peer has to get."""
         return sum(int(self.files[name][0]) for name, lacks in zip(self.names, self.lacking, strict=True) if lacks)
 
-    def connect(self, peers: Sequence[tuple[str, int]], admit: Sequence[str]) -> None:
-        """Admit these addresses and no other, and connect to these peers."""
+    def _admitting(self, addresses: Sequence[str]) -> Any:
+        """Return libtorrent's rules for these addresses and no other."""
         rules = self.library.ip_filter()
         for first, last in _EVERYWHERE:
             rules.add_rule(first, last, 1)
-        for address in admit:
+        for address in addresses:
             rules.add_rule(address, address, 0)
-        self.session.set_ip_filter(rules)
+        return rules
+
+    def connect(self, peers: Sequence[tuple[str, int]], admit: Sequence[str]) -> None:
+        """Admit these addresses and no other, and connect to these peers."""
+        self.session.set_ip_filter(self._admitting(admit))
         for address, port in peers:
             self.handle.connect_peer((address, port))
 
@@ -175,11 +189,12 @@ class Peer:
         self.handle.prioritize_pieces([(7 if piece % count == number else 1) if old else 0 for piece, old in enumerate(priorities)])
 
     def spare(self) -> None:
-        """Send hardly anything more while the others have every piece among them: what one still lacks they give it."""
+        """Send hardly anything more while the others have every piece among them, and give each other what one still lacks."""
         held: set[int] = set()
         for peer in self.handle.get_peer_info():
             held.update(number for number, has in enumerate(peer.pieces) if has)
-        self.handle.set_upload_limit(_TRICKLE if len(held) == self.pieces else 0)
+        trickle = min(_TRICKLE, self.limit or _TRICKLE)
+        self.handle.set_upload_limit(trickle if self.sparing and len(held) == self.pieces else self.limit)
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -284,6 +299,8 @@ def take_part(peer: Peer, address: str, client: str) -> bool:
             if command["prefer"]:
                 peer.prefer(*command["prefer"])
             peer.connect([tuple(one) for one in command["peers"]], command["admit"])
+        elif command.get("do") == "beat":
+            peer.sparing = command.get("spare", peer.sparing)
         elif command.get("do") == "stop":
             return True
         now = peer.progress
@@ -307,14 +324,16 @@ def alone(folder: Path) -> Iterator[None]:
     :raises PeerError: another peer holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # NFS locks nothing that is not open for writing
+    with open(folder / "lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PeerError(f"{folder} is in use by another push") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
-    except BlockingIOError:
-        raise PeerError(f"{folder} is in use by another push") from None
-    finally:
-        os.close(descriptor)
 
 
 def run(job: Mapping[str, Any], connection: str) -> None:
@@ -351,8 +370,9 @@ def _node(library: Any, job: Mapping[str, Any], connection: str) -> None:
         finally:
             peer.place()
             peer.close()
-        if told:
-            shutil.rmtree(folder)
+    # NFS does not remove what is open
+    if told:
+        shutil.rmtree(folder)
 
 
 def main() -> None:  # pragma: no cover

@@ -15,8 +15,8 @@ description:
   - Brings several nodes what they lack of a bundle, by BitTorrent v2, so that the machine that runs ansible-playbook sends about one copy of it.
   - Nobody is looked for. Each node is told a few others, admits nobody but them, listens on one address, and ends with the connection
     through which it was started. Once all have everything, no process, open port or file is left. What arrived of a file before
-    it was cut off stays in C(.cache/swarm) of the bundle, and the next run goes on from there.
-  - A node that cannot take part is reported. M(rlinf.offline.rlinf_push) brings it what it lacks.
+    it was cut off stays in C(.cache/swarm) of the bundle until that is verified, and the next run goes on from there.
+  - A node that cannot take part is reported, as one behind a jump host. M(rlinf.offline.rlinf_push) brings it what it lacks.
   - Is meant for a task with C(run_once), after M(rlinf.offline.rlinf_push) with O(rlinf.offline.rlinf_push#module:state=seen) on each node.
 extends_documentation_fragment:
   - rlinf.offline.attributes
@@ -58,7 +58,7 @@ EXAMPLES = r"""
 - name: Let the nodes give each other the bundle
   rlinf.offline.rlinf_swarm:
     src: /srv/rlinf/bundle
-    nodes: "{{ dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, 'seen'))) }}"
+    nodes: "{{ dict(ansible_play_batch | zip(ansible_play_batch | map('extract', hostvars, 'seen'))) }}"
   run_once: true
 """
 

@@ -10,6 +10,7 @@ that was verified is sent again, a node ends without the bundle, or a half state
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import json
@@ -21,8 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import piece_size
 from tests.bench.page import record
-from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
+from tests.support.fleet import PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play, wait_for
 
 RATE = "200mbit"
 NODES = 16
@@ -51,11 +51,11 @@ def swarm(work: Path, bundle: Bundle, chance: random.Random) -> dict[str, Any]:
         moments = sorted((chance.uniform(0.1, 0.9), victim) for victim in [*victims, "seeder"])
         wheel = next(bundle.swarm_tools.glob("*.whl")).stat().st_size
         begin = fleet.sent() + NODES * wheel
-        first = _start(names)
-        for part, victim in moments:
-            _until(first, fleet, begin + part * size(bundle))
-            _kill_seeder(first.pid) if victim == "seeder" else fleet.kill(victim)
-        first.wait(600)
+        with _started(names) as first:
+            for part, victim in moments:
+                _until(first, fleet, begin + part * size(bundle))
+                _kill_seeder(first.pid) if victim == "seeder" else fleet.kill(victim)
+            first.wait(600)
         for victim in victims:
             fleet.reboot(victim)
         complete = [host for host in fleet.addresses if _stamp(fleet, host) == sha256_file(bundle.manifest)]
@@ -89,10 +89,10 @@ def shared(work: Path, bundle: Bundle, chance: random.Random) -> dict[str, Any]:
         names = inventory(work / "hosts.yml", bundle, {host: fleet.variables(host, **options) for host in fleet.addresses})
         part, begin = chance.uniform(0.1, 0.9), fleet.sent()
         watch = Watch(share / "bundle", manifest(bundle)["files"])
-        first = _start(names)
-        _until(first, fleet, begin + part * size(bundle))
-        fleet.kill("node1")
-        first.wait(600)
+        with _started(names) as first:
+            _until(first, fleet, begin + part * size(bundle))
+            fleet.kill("node1")
+            first.wait(600)
         sent = fleet.sent() - begin
         looks, halves = watch.end()
         stamps = [_stamp(fleet, host) for host in fleet.addresses if host != "node1"]
@@ -138,16 +138,23 @@ def size(bundle: Bundle) -> int:
     return sum(entry.get("size", 0) for entry in manifest(bundle)["files"].values())
 
 
-def _start(names: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _started(names: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a push run, and no longer than the body."""
     command = command_of("push", names, "-f", str(NODES))
     with (names.parent / "first.log").open("wb") as log:
-        return subprocess.Popen(command, env=environment(names.parent), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environment(names.parent), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _until(process: subprocess.Popen[bytes], fleet: Fleet, sent: float) -> None:
     """Wait until so many bytes were sent to the hosts."""
-    while process.poll() is None and fleet.sent() < sent:
-        time.sleep(0.02)
+    wait_for(lambda: process.poll() is not None or fleet.sent() >= sent, "so much of the push", 600)
     if process.poll() is not None:
         raise RuntimeError("the push had ended before anything was killed")
 

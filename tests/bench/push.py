@@ -146,7 +146,14 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where everything is made; by default a temporary directory")
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
-    work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-bench-"))
+    if options.work:
+        return measure(options, options.work)
+    with tempfile.TemporaryDirectory(prefix="rlinf-bench-") as scratch:
+        return measure(options, Path(scratch))
+
+
+def measure(options: argparse.Namespace, work: Path) -> int:
+    """Run what was asked for, in this directory, and write down what came out."""
     bundle = bundle_of(work / "bundle", [options.bytes // 20] * 15 + [options.bytes // 400] * 100)
     size = bundle_bytes(bundle)
     copy = one_copy(work, bundle)
@@ -172,8 +179,6 @@ def main() -> int:
     title, name = f"Pushing {size / 1e6:.0f} MB to many nodes", f"push-{size // 10**6}"
     figures = _merged(name, figures)
     record(name, title, figures, _text(figures, size, copy) if options.record else None)
-    if not options.work:
-        shutil.rmtree(work)
     return 0
 
 

@@ -44,14 +44,17 @@ up() {
   local count=$1 state=$2 number
   [ ! -e "$state/net" ] || { echo "The hosts of $state are up already: $0 down $state" >&2; return 1; }
   for number in key hostkey; do ssh-keygen -q -t ed25519 -N '' -C rlinf-test -f "$state/$number" <<<y >/dev/null; done
+  # shellcheck disable=SC2064 # the state is known now, and local to this function
+  trap "down $(printf %q "$state")" EXIT
+  take_network "$state"
   # 198.18.0.0/15 is set aside for benchmarks (RFC 2544). Without this route a host that is not up would be looked for outside.
   ip route replace unreachable 198.18.0.0/15
-  take_network "$state"
   # shellcheck source=/dev/null
   . "$state/net"
   rm -f "$state"/{known_hosts,ssh_config}
   for ((number = 1; number <= count; number++)); do start "$state" "$number"; done
   for ((number = 1; number <= count; number++)); do wait_for "$state" "$number"; done
+  trap - EXIT
 }
 
 take_network() { # the first /24 that no other group has: making its bridge is what takes it

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play
+from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play, processes, wait_for
 
 SIZES = (40_000_000, 9_000_000, 3_000_000, 70_000, 1_000, 0)
+RECEIVED = "cat /sys/class/net/eth0/statistics/rx_bytes"
 PATHS = f"cd {PREFIX}/bundle && find . '(' -path ./.cache -o -path ./.lock ')' -prune -o -type f -print | sort"
 
 
@@ -70,6 +73,13 @@ def left_on(fleet: Fleet, host: str) -> str:
     )
 
 
+def test_of_hosts_that_do_not_come_up_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(subprocess.CalledProcessError):
+        Fleet(tmp_path / "h", 1, LOWER=str(tmp_path / "empty"))
+    assert not (tmp_path / "h").exists()
+
+
 def test_a_swarm_brings_every_node_everything_and_leaves_nothing(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
     names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, rlinf_push_engine="swarm"))
     before = fleet.sent()
@@ -99,31 +109,40 @@ def test_a_node_that_cannot_take_part_gets_it_by_rsync(fleet: Fleet, bundle: Bun
     has_all(fleet, bundle)
 
 
-def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [signal.SIGINT, signal.SIGKILL])
+def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bundle, tmp_path: Path, cut: signal.Signals) -> None:
     slow = {"rlinf_push_engine": "swarm", "rlinf_push_bandwidth": 6000}
     names = inventory(tmp_path / "hosts.yml", bundle, hosts(fleet, **slow))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     start = subprocess.Popen(
-        command_of("push", names), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command_of("push", names),
+        env={**environment(tmp_path), "TMPDIR": str(scratch)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    received = "cat /sys/class/net/eth0/statistics/rx_bytes"
     wheel = next(bundle.swarm_tools.glob("*.whl")).stat().st_size
-    first = int(fleet.shell("node2", received))
+    first = int(fleet.shell("node2", RECEIVED))
     try:
         # in the middle of what comes after libtorrent's wheel
-        while start.poll() is None and int(fleet.shell("node2", received)) - first < wheel + sum(SIZES) // 3:
-            time.sleep(0.05)
+        enough = first + wheel + sum(SIZES) // 3
+        wait_for(lambda: start.poll() is not None or int(fleet.shell("node2", RECEIVED)) >= enough, "a third of the bundle")
         assert start.poll() is None
-        os.killpg(start.pid, signal.SIGINT)
+        if cut is signal.SIGINT:
+            os.killpg(start.pid, cut)
+        else:
+            # Ansible's own processes alone: nobody tells the others
+            for pid in processes("ansible-playbook", f"ANSIBLE_HOME={tmp_path}"):
+                os.kill(pid, cut)
         start.wait(60)
     finally:
         if start.poll() is None:
             os.killpg(start.pid, signal.SIGKILL)
     for host in fleet.addresses:
-        for _try in range(100):
-            if not (left := left_on(fleet, host)):
-                break
-            time.sleep(0.1)
-        assert not left
+        wait_for(lambda host=host: not left_on(fleet, host), f"nothing left of the swarm on {host}")  # type: ignore[misc]
+    wait_for(lambda: not processes("rlinf-swarm", f"ANSIBLE_HOME={tmp_path}"), "no process left of the swarm on the bastion")
+    assert not list(scratch.iterdir()) and {path.name for path in bundle.cache.iterdir()} <= {"torrents"}
     # where a file has its name it is whole; what arrived of it is kept, and is not sent again
     kept = int(fleet.shell("node2", f"du -sb {PREFIX}/bundle/.cache | cut -f1"))
     assert kept > 1_000_000
@@ -132,6 +151,29 @@ def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bu
     assert ran.status == 0, ran.output
     has_all(fleet, bundle)
     assert fleet.sent() - before < 2 * sum(SIZES)
+    assert not any(fleet.shell(host, f"ls {PREFIX}/bundle/.cache") for host in fleet.addresses)
+
+
+def test_nodes_with_a_former_bundle_give_each_other_what_is_new_and_others_get_theirs_as_they_are_told(
+    fleet: Fleet, bundle: Bundle, tmp_path: Path
+) -> None:
+    ran = play("push", inventory(tmp_path / "hosts.yml", bundle, hosts(fleet)))
+    assert ran.status == 0, ran.output
+    new = 20_000_000
+    shutil.copytree(bundle.root, tmp_path / "bundle", copy_function=shutil.copy2)
+    newer = Bundle(tmp_path / "bundle")
+    (newer.wheels / "new.bin").write_bytes(random.Random(1).randbytes(new))
+    seal(newer)
+    nodes = hosts(fleet, rlinf_push_engine="swarm")
+    nodes["node1"]["rlinf_push_engine"] = "rsync"
+    # the wheel of libtorrent has come already, for it is of the bundle
+    before = {host: int(fleet.shell(host, RECEIVED)) for host in fleet.addresses}
+    ran = play("push", inventory(tmp_path / "hosts.yml", newer, nodes), "-v")
+    assert ran.status == 0, ran.output
+    assert "2 nodes have everything" in ran.output
+    has_all(fleet, newer)
+    for host in fleet.addresses:
+        assert int(fleet.shell(host, RECEIVED)) - before[host] < 1.5 * new
 
 
 def test_of_nodes_that_share_a_directory_one_writes_and_if_it_dies_another(
@@ -149,8 +191,7 @@ def test_of_nodes_that_share_a_directory_one_writes_and_if_it_dies_another(
             command_of("push", names), env=environment(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         try:
-            while running.poll() is None and fleet.sent() - first < sum(SIZES) // 3:
-                time.sleep(0.05)
+            wait_for(lambda: running.poll() is not None or fleet.sent() - first >= sum(SIZES) // 3, "a third of the bundle")
             fleet.kill("node1")
             said, _nothing = running.communicate(timeout=120)
         finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
@@ -14,8 +15,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,12 @@ class Fleet:
         if os.geteuid():
             raise PermissionError("Hosts in namespaces are made for this, which needs root: sudo make ...")
         self.state = state
-        subprocess.run([HOSTS, "up", str(count), state], check=True, capture_output=True, env={**os.environ, **options})
-        listed = subprocess.run([HOSTS, "list", state], check=True, capture_output=True, text=True).stdout
+        try:
+            subprocess.run([HOSTS, "up", str(count), state], check=True, capture_output=True, env={**os.environ, **options})
+            listed = subprocess.run([HOSTS, "list", state], check=True, capture_output=True, text=True).stdout
+        except BaseException:
+            self.end()
+            raise
         self.addresses = {name: address for name, address, _port in map(str.split, listed.splitlines())}
 
     def __enter__(self) -> Fleet:
@@ -148,8 +154,31 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, **ansible, "HOME": str(home), "LC_ALL": "C.UTF-8"}
 
 
+def processes(word: str, variable: str) -> list[int]:
+    """Return the processes of this machine with a word in their command, and with a variable."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command, variables = (place / "cmdline").read_text(errors="replace"), (place / "environ").read_text(errors="replace")
+            if word in command and variable in variables.split("\0"):
+                found.append(int(place.name))
+    return found
+
+
+def wait_for(reached: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Wait until something is so.
+
+    :raises TimeoutError: it was not for so long.
+    """
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come to pass within {seconds:g} seconds")
+        time.sleep(0.02)
+
+
 def play(name: str, inventory: Path, *extra: str) -> Ran:
-    """Run a playbook to its end."""
+    """Run a playbook to its end, which has to come within half an hour."""
     command = command_of(name, inventory, *extra)
     done = subprocess.run(
         command,
@@ -159,6 +188,7 @@ def play(name: str, inventory: Path, *extra: str) -> Ran:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=1800,
     )
     recaps = list(_RECAP.finditer(done.stdout))
     return Ran(

@@ -363,6 +363,21 @@ def test_verifying_reads_a_bundle_that_may_not_be_written(carried: dict[str, Any
         assert not run_module("rlinf_bundle", carried)["changed"]
 
 
+def test_what_a_swarm_left_goes_once_the_bundle_is_verified(carried: dict[str, Any], run_module: Run) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    half = bundle.arriving / "bundle" / "wheels" / "half.whl"
+    write(half, b"half")
+    run_module("rlinf_bundle", carried, check=True)
+    assert half.exists()
+    write(bundle.wheels / "late.whl", b"not of the bundle")
+    with pytest.raises(ModuleFailed):
+        run_module("rlinf_bundle", {**carried, "stamp": None})
+    assert half.exists()
+    (bundle.wheels / "late.whl").unlink()
+    run_module("rlinf_bundle", carried)
+    assert not bundle.arriving.exists()
+
+
 # -- pruning and choosing ------------------------------------------------------------------------------------------------------
 
 

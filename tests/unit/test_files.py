@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -263,6 +265,26 @@ def test_who_was_killed_holds_nothing(tmp_path: Path) -> None:
         first.wait()
         with _files.exclusive(tmp_path / ".lock", "it"):
             pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_it_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(fcntl, "flock", raising(number))
+    with _files.exclusive(tmp_path / ".lock", "it"):
+        assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} of ")
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", raising(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"), _files.exclusive(tmp_path / ".lock", "it"):
+        raise AssertionError("not reached")
+
+
+def raising(number: int) -> Callable[..., None]:
+    def flock(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:

@@ -286,6 +286,20 @@ def test_arguments_of_the_remote_shell_survive_rsync() -> None:
     assert quoted("plain") == "plain"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "jumps"),
+    [
+        ([], False),
+        (["-J", "gate"], True),
+        (["-o", "ProxyJump=none"], False),
+        (["-o", "ProxyCommand=ssh -W %h:%p gate"], True),
+        (["-o", "ProxyCommand=/usr/bin/sss_ssh_knownhostsproxy -p %p %h"], False),
+    ],
+)
+def test_a_jump_host_is_seen_in_what_ssh_was_told(arguments: list[str], jumps: bool) -> None:
+    assert Ssh("gpu01", arguments=["-F", "none", *arguments]).jumps() == jumps
+
+
 def test_items_are_files_and_links_only() -> None:
     said = "cd+++++++++ 4096 wheels/\n<f+++++++++ 12 wheels/a b.whl\ncL+++++++++ 3 assets/link -> .x\n.d..t...... 0 ./\n*deleting   0 x\nnoise\n"
     assert parse_items(said) == {"wheels/a b.whl": 12, "assets/link -> .x": 3}

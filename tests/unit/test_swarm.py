@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
+from ansible_collections.rlinf.offline.plugins.module_utils import _swarm, _swarm_peer
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, There
@@ -27,8 +33,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._swarm import (
     kept_names,
     neighbours,
     piece_size,
+    swarm_wheels,
 )
-from tests.support.fleet import bundle_of
+from tests.support.fleet import bundle_of, processes
 
 _PROGRAM = Path(_swarm_peer.__file__)
 
@@ -57,10 +64,9 @@ def test_a_piece_is_a_power_of_two(total: int, size: int) -> None:
 
 
 def test_names_that_many_lack_are_kept_once(tmp_path: Path) -> None:
-    bundle = Bundle(tmp_path)
-    digest = keep_names(bundle, ["b", "a"])
-    assert keep_names(bundle, {"a": 1, "b": 2}) == digest and kept_names(bundle, digest) == ["a", "b"]
-    assert len(list((bundle.cache / "swarm").iterdir())) == 1
+    digest = keep_names(tmp_path, ["b", "a"])
+    assert keep_names(tmp_path, {"a": 1, "b": 2}) == digest and kept_names(tmp_path, digest) == ["a", "b"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_node_is_asked_by_one_command() -> None:
@@ -178,6 +184,21 @@ def test_two_at_once_on_one_bundle_are_told_apart(jobs: tuple[dict[str, Any], di
     first.until("ended")
 
 
+def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = errno.ENOLCK
+
+    def flock(file: IO[bytes], _how: int) -> None:
+        assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        raise OSError(said, os.strerror(said))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with _swarm_peer.alone(tmp_path / "swarm"):
+        assert (tmp_path / "swarm").is_dir()
+    said = errno.EIO
+    with pytest.raises(OSError, match="Input/output"), _swarm_peer.alone(tmp_path / "swarm"):
+        raise AssertionError("not reached")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -201,3 +222,162 @@ def test_a_bastion_that_cannot_take_part_says_why(bundle: Bundle, tmp_path: Path
     swarm = Swarm(bundle, {"3.99": "tools/swarm/none.whl"}, sys.executable)
     with pytest.raises(BundleError, match="The bastion cannot make a torrent of the bundle"):
         swarm.push({"gpu01": Reach(Ssh("gpu01"), "python3", str(tmp_path), ["wheels/file-00000.bin"])})
+
+
+def test_what_a_peer_sends_is_limited_on_private_networks_too(jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    limit = 250_000
+    node, seed = Talk(jobs[1]), Talk({**jobs[0], "bandwidth": limit})
+    ready = node.until("ready")
+    seed.until("ready")
+    node.tell({"do": "connect", "peers": [], "admit": ["127.0.0.1"], "prefer": None})
+    start = time.monotonic()
+    seed.tell({"do": "connect", "peers": [["127.0.0.1", ready["port"]]], "admit": ["127.0.0.1"], "prefer": None})
+    received = node.until("complete")["received"]
+    # what is sent before the limit is felt is no more than a second's worth
+    assert received < limit * (time.monotonic() - start + 1)
+    for peer in (node, seed):
+        peer.tell({"do": "stop"})
+        peer.until("ended")
+
+
+def refused(port: int, source: str) -> bool:
+    """Return whether a peer shuts the door before a stranger from this address has said a word."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0)) as stranger:
+        try:
+            return stranger.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses, without ports, on which a process listens by TCP."""
+    listed = subprocess.run(["ss", "-Hltnp"], check=True, capture_output=True, text=True).stdout
+    return {line.split()[3].rpartition(":")[0].partition("%")[0] for line in listed.splitlines() if f"pid={pid}," in line}
+
+
+def test_strangers_are_refused_at_any_time_and_nothing_else_listens(jobs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    node = Talk(jobs[1])
+    port = node.until("ready")["port"]
+    assert listening(node.process.pid) == {"127.0.0.1"}
+    assert refused(port, "127.0.0.1") and refused(port, "127.0.0.2")
+    node.tell({"do": "connect", "peers": [], "admit": ["127.0.0.1"], "prefer": None})
+    node.until("progress")
+    assert refused(port, "127.0.0.2")
+    node.tell({"do": "stop"})
+    node.until("ended")
+
+
+# -- whole swarms, with a shell in the place of ssh ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> str:
+    """Return a program that runs here what ssh would run on a node, of which it says that it is reached at 127.0.0.1."""
+    program = tmp_path / "ssh"
+    program.write_text('#!/bin/sh\nfor command; do :; done\nexport SSH_CONNECTION="127.0.0.1 1 127.0.0.1 22"\neval "exec $command"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def nodes_of(bundle: Bundle, tmp_path: Path, ssh: str, count: int) -> dict[str, Reach]:
+    """Return nodes that lack all files, and have libtorrent's wheel as an earlier step brings it."""
+    names = sorted(str(path.relative_to(bundle.root)) for path in bundle.wheels.iterdir())
+    reaches = {}
+    for number in range(count):
+        destination = tmp_path / f"node{number}"
+        shutil.copytree(bundle.swarm_tools, Bundle(destination).swarm_tools)
+        address = f"127.0.0.{number + 2}"
+        reaches[f"node{number}"] = Reach(Ssh("", executable=ssh), sys.executable, str(destination), names, address=address)
+    return reaches
+
+
+def test_nodes_that_reach_only_the_bastion_get_everything_of_it(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_swarm, "neighbours", lambda _number, _count: [])
+    monkeypatch.setattr(_swarm, "BEAT", 1.0)
+    bundle = bundle_of(tmp_path / "bundle", [8_000_000])
+    outcome = Swarm(bundle, swarm_wheels(bundle), sys.executable, bandwidth=3_000_000).push(nodes_of(bundle, tmp_path, ssh, 2))
+    assert all(part.complete for part in outcome.nodes.values())
+    # far more than the trickle of a bastion whose nodes serve each other
+    assert outcome.seed.sent > outcome.seconds * 5 * _swarm_peer._TRICKLE
+    assert [(tmp_path / f"node{number}/wheels/file-00000.bin").stat().st_size for number in (0, 1)] == [8_000_000] * 2
+
+
+def test_without_the_bastions_peer_nodes_end_and_go_on_later_from_where_they_were(
+    tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, scratch = 8_000_000, tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(_swarm, "PATIENCE", 20.0)
+    # on loopback all would come from one address, and libtorrent lets in one of each
+    monkeypatch.setattr(_swarm, "neighbours", lambda _number, _count: [])
+    bundle = bundle_of(tmp_path / "bundle", [size])
+    nodes = nodes_of(bundle, tmp_path, ssh, 2)
+    seeder = tmp_path / "seeder"
+    seeder.write_text(f'#!/bin/sh\necho $$ > {seeder}.pid\nexec {sys.executable} "$@"\n')
+    seeder.chmod(0o755)
+
+    def kill(_meter: object, received: int) -> None:
+        pid = Path(f"{seeder}.pid")
+        if received > size // 3 and pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+            pid.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_swarm.Meter, "show", kill)
+        outcome = Swarm(bundle, swarm_wheels(bundle), str(seeder), bandwidth=1_000_000).push(nodes)
+    assert [node.reason for node in outcome.nodes.values()] == ["nothing arrived for 20 seconds"] * 2
+    assert not processes("rlinf-swarm", f"TMPDIR={scratch}") and not (tmp_path / "node0" / "wheels").exists()
+    again = Swarm(bundle, swarm_wheels(bundle), sys.executable).push(nodes)
+    assert [(node.complete, node.received < size) for node in again.nodes.values()] == [(True, True)] * 2, again
+    assert not any(Bundle(tmp_path / name).arriving.exists() for name in nodes)
+
+
+# says what a peer says, and gives and takes nothing
+_POLITE = """#!/bin/bash
+figures='"received": 1, "sent": 0, "complete": true'
+while read -r -t 5 line; do
+  case $line in
+    *'"do": "make"'*) echo '{"event": "made", "torrent": ""}'; exit ;;
+    *'"do": "join"'* | *'"do": "seed"'*) echo '{"event": "ready", "address": "127.0.0.2", "client": "", "port": 9}' ;;
+    '{"do": "connect"'*) echo '{"event": "complete", '"$figures}" ;;
+    '{"do": "stop"'*) exit ;;
+  esac
+done
+echo '{"event": "failed", "reason": "nobody is there any more"}'
+"""
+_NEVER_READY = "#!/bin/sh\nexec sleep 1000\n"
+_READY_AND_NO_MORE = """#!/bin/sh
+echo '{"event": "ready", "address": "127.0.0.2", "client": "", "port": 9}'
+exec sleep 1000
+"""
+
+
+def played(program: str, path: Path, ssh: str) -> Reach:
+    """Return a node whose peer is this program, which leaves the id of its process beside it if it goes on as another."""
+    path.write_text(program.replace("exec", f"echo $$ > {path}.pid\nexec"))
+    path.chmod(0o755)
+    return Reach(Ssh("", executable=ssh), str(path), str(path.parent), ["wheels/file-00000.bin"])
+
+
+def test_nothing_has_to_be_written_into_the_bastions_bundle(tmp_path: Path, ssh: str) -> None:
+    bundle = bundle_of(tmp_path / "bundle", [1000], swarm=False)
+    # in the way of any directory below it, for root as well
+    bundle.cache.touch()
+    node = played(_POLITE, tmp_path / "polite", ssh)
+    assert Swarm(bundle, {}, node.python).push({"node1": node}).nodes["node1"].complete
+
+
+def test_a_node_that_hangs_is_given_up_and_holds_nobody_back(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"PATIENCE": 8.0, "PARTING": 1.0, "BEAT": 0.5}.items():
+        monkeypatch.setattr(_swarm, name, seconds)
+    bundle = bundle_of(tmp_path / "bundle", [1000], swarm=False)
+    programs = {"polite": _POLITE, "late": _NEVER_READY, "stuck": _READY_AND_NO_MORE}
+    nodes = {node: played(program, tmp_path / node, ssh) for node, program in programs.items()}
+    parts = Swarm(bundle, {}, str(tmp_path / "polite")).push(nodes).nodes
+    # who was ready got signs of life while the late one was waited for, and only the one that hung was given up then
+    assert parts["polite"].complete, parts["polite"].reason
+    assert (parts["late"].complete, parts["late"].reason) == (False, "it did not answer within 8 seconds")
+    assert (parts["stuck"].complete, parts["stuck"].reason) == (False, "nothing arrived for 8 seconds")
+    for node in ("late", "stuck"):
+        assert not Path("/proc", (tmp_path / f"{node}.pid").read_text().strip()).exists()
