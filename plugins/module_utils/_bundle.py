@@ -34,7 +34,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks, read_record
+from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, URLS, read_locks, read_record
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
@@ -47,6 +48,22 @@ DOWNLOAD = "Run the playbook rlinf.offline.download on the bastion"
 # what a write that was cut off leaves behind: a partial download, a temporary file of _files
 _LEFT_OVER = re.compile(r".+\.part|\..+\.\d+\.tmp")
 _OLD = re.compile(r"\.(?P<name>.+)\.old")
+_REPOSITORIES = {str: {"url": str, "version?": (str, type(None)), "commit": str, "default_branch?": (str, type(None))}}
+# for the files see _wrong_entry
+_MANIFEST = {
+    "format": int,
+    "serial": int,
+    "created?": str,
+    "files": dict,
+    "repositories": {str: {"commit": str}},
+}
+_PACKAGE = {"path": str, "source?": {f"{key}?": (str, type(None)) for key in ("url", "commit", "subdirectory")}}
+_NOTED = ("files", "former")
+_STAMP = {"bundle": str, "manifest": str, "serial": int, "files": dict, "former": dict}
+_FILE = (int, int, str, type(None))
+_LINK = (type(None), type(None), type(None), str)
+# a name that leads nowhere, or out of where it is
+_STRAY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +220,33 @@ def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
 
     :raises BundleError: it is damaged or of a newer format.
     """
-    manifest = parse_json(data, bundle.manifest, BundleError)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{bundle.manifest} is no manifest of a bundle. {DOWNLOAD}, then rlinf.offline.push.")
-    if manifest.get("format") != FORMAT:
+    manifest: dict[str, Any] = parse_json(data, bundle.manifest, BundleError)
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
         raise BundleError(
-            f"{bundle.manifest} has format {manifest.get('format')}, and this collection reads {FORMAT}. Use one version of it everywhere."
+            f"{bundle.manifest} has format {manifest['format']}, and this collection reads {FORMAT}. Use one version of it everywhere."
         )
+    if wrong := misfit(manifest, _MANIFEST) or _wrong_entry(manifest["files"]):
+        raise BundleError(f"{bundle.manifest} is no manifest of a bundle: {wrong}. {DOWNLOAD}, then rlinf.offline.push.")
     origins_seen: dict[str, str] = {}
     for entry in manifest["files"].values():
         # a hundred thousand files of one archive have one origin: its text is kept once
-        if isinstance(entry, dict) and isinstance(origin := entry.get("origin"), str):
+        if origin := entry.get("origin"):
             entry["origin"] = origins_seen.setdefault(origin, origin)
     return manifest
+
+
+def _wrong_entry(files: Mapping[str, Any]) -> str:
+    """Return which of a manifest's entries is none, in words, or nothing. There may be hundreds of thousands, for which shapes are slow."""
+    for path, entry in files.items():
+        if _STRAY.search(path):
+            return f"{path!r} is no path in it"
+        if not isinstance(entry, dict) or not isinstance(entry.get("origin"), (str, type(None))):
+            return f"files.{path} is no entry"
+        # the types are exact in JSON, and true is no number
+        kinds = type(entry.get("size")), type(entry.get("mtime_ns")), type(entry.get("sha256")), type(entry.get("link"))
+        if kinds not in (_FILE, _LINK):
+            return f"files.{path} has neither size, mtime_ns and sha256 nor a link"
+    return ""
 
 
 def manifest_digest(bundle: Bundle) -> str:
@@ -367,19 +398,20 @@ def origins(bundle: Bundle) -> Callable[[str, str | None], str | None]:
 
     A wheel built here has the URL of what it was built from: an sdist, or ``git+<url>@<commit>`` (as pip writes it).
     """
-    by_digest = {
-        entry["sha256"]: without_userinfo(url) for url, entry in sorted(read_record(bundle, "urls.json").items()) if entry.get("sha256")
-    }
+    by_digest = {entry["sha256"]: without_userinfo(url) for url, entry in sorted(read_record(bundle, "urls.json", URLS).items())}
     by_path: dict[str, str] = {}
-    for _path, lock in read_locks(bundle):
+    for _path, lock in read_locks(bundle, {"packages": [_PACKAGE], "build?": [_PACKAGE]}):
         for package in [*lock["packages"], *lock.get("build", [])]:
-            url, commit, subdirectory = (package["source"].get(key) for key in ("url", "commit", "subdirectory"))
+            url, commit, subdirectory = (package.get("source", {}).get(key) for key in ("url", "commit", "subdirectory"))
             if url:
                 pinned = f"git+{without_userinfo(url)}@{commit}" + (f"#subdirectory={subdirectory}" if subdirectory else "")
                 by_path[package["path"]] = pinned if commit else without_userinfo(url)
-    mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in read_record(bundle, "repositories.json").items()}
+    mirrors = {
+        mirror: without_userinfo(record["url"]) for mirror, record in read_record(bundle, "repositories.json", _REPOSITORIES).items()
+    }
     unpacked = {
-        f"{bundle.assets.name}/{dest}": without_userinfo(record["url"]) for dest, record in read_record(bundle, "assets.json").items()
+        f"{bundle.assets.name}/{dest}": without_userinfo(record["url"])
+        for dest, record in read_record(bundle, "assets.json", ASSETS).items()
     }
 
     def origin(path: str, digest: str | None) -> str | None:
@@ -402,7 +434,7 @@ def mirror_of(path: str) -> str | None:
 
 def _repositories(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of every mirror: where it comes from and which commit is frozen."""
-    records = read_record(bundle, "repositories.json")
+    records = read_record(bundle, "repositories.json", _REPOSITORIES)
     found = {}
     for mirror, record in records.items():
         if (bundle.repos / mirror).is_dir():
@@ -569,7 +601,7 @@ def differences(
             damaged.append(path)
         elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
             to_hash.append(path)
-    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs) if seen != files[path]["sha256"]] if jobs else to_hash
+    damaged += [path for path, digest in hash_files(bundle.root, to_hash, jobs) if digest != files[path]["sha256"]] if jobs else to_hash
     return missing, damaged, to_hash
 
 
@@ -593,8 +625,8 @@ def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
         known = read_json(stamp, BundleError)
     except BundleError:
         return {}
-    usable = isinstance(known, dict) and known.get("format") == FORMAT and known.get("bundle") == str(bundle.root.resolve())
-    return known if usable and all(isinstance(known.get(key), dict) for key in ("files", "former")) else {}
+    usable = not misfit(known, _STAMP) and known.get("format") == FORMAT and known["bundle"] == str(bundle.root.resolve())
+    return known if usable and all(isinstance(entry, list) for kind in _NOTED for entry in known[kind].values()) else {}
 
 
 def _stamp_text(stamp: Mapping[str, Any]) -> str:
@@ -657,7 +689,7 @@ def _by_name(bundle: Bundle, path: str) -> bool:
 def _former(known: Mapping[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
     """Return what a stamp knows of files that are there as they were when they were verified."""
     seen = (item for kind in ("former", "files") for item in known.get(kind, {}).items())
-    return {path: entry for path, entry in seen if path in found and isinstance(entry, list) and entry[:2] == [*found[path].stat]}
+    return {path: entry for path, entry in seen if path in found and entry[:2] == [*found[path].stat]}
 
 
 def _set_aside(bundle: Bundle, path: str) -> None:

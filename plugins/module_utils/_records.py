@@ -18,8 +18,10 @@ LOCK = {
     "python": str,
     "platform?": str,
     "project?": {"commit": str},
-    "packages": [{"name": str, "version": (str, type(None)), "kind": str, "path": str, "sha256": str, "size": int, "served?": bool}],
-    "build?": [{"name": str, "path": str, "sha256": str, "size": int}],
+    "packages": [
+        {"name": str, "version": (str, type(None)), "kind": str, "source?": dict, "path": str, "sha256": str, "size": int, "served?": bool}
+    ],
+    "build?": [{"name": str, "version?": (str, type(None)), "path": str, "sha256": str, "size": int}],
     "build_on_node?": {str: {"needs?": [str], "env?": {str: str}}},
     "closure?": [str],
     "editables?": [{"package": str, "repository": str}],
@@ -27,42 +29,49 @@ LOCK = {
     "git?": {str: dict},
     "written?": {str: str},
 }
-"""What is read of a lock, in the words of :mod:`._shape`."""
-_RECORD_REMEDY = "Take it from a copy of the bundle, or remove it and run the playbook rlinf.offline.download again."
+"""What every reader of a lock counts on, in the words of :mod:`._shape`; who needs more asks for it."""
+ASSETS = {str: {"url": str, "sha256": (str, type(None)), "strip": bool, "tree": str}}
+"""What ``records/assets.json`` says of the archive that each asset was unpacked from, by dest."""
+URLS = {str: {"sha256": str, "size": int, "etag?": (str, type(None)), "last_modified?": (str, type(None))}}
+"""What ``records/urls.json`` says of each URL."""
+RECORD_REMEDY = "Take it from a copy of the bundle, or remove it and run the playbook rlinf.offline.download again."
 _LOCK_REMEDY = (
     "On a node, run the playbook rlinf.offline.push again with rlinf_scrub=true; on the bastion, run rlinf.offline.download with it, which brings a copy "
     "back or says what is lost."
 )
 
 
-def read_record(bundle: Bundle, name: str) -> dict[str, Any]:
+def read_record(bundle: Bundle, name: str, shape: Any = dict, error: type[OfflineError] = BundleError) -> dict[str, Any]:
     """Return ``records/<name>``, or nothing if the bundle has none.
 
-    :raises BundleError: it is damaged.
+    :param shape: what is read of it, in the words of :mod:`._shape`.
+    :raises OfflineError: *error*: it is damaged.
     """
     try:
-        record: dict[str, Any] = read_json(bundle.records / name, BundleError, dict, _RECORD_REMEDY)
+        record: dict[str, Any] = read_json(bundle.records / name, error, shape, RECORD_REMEDY)
     except FileNotFoundError:
         return {}
     return record
 
 
-def read_locks(bundle: Bundle) -> Iterator[tuple[Path, dict[str, Any]]]:
+def read_locks(bundle: Bundle, shape: Any = LOCK) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every lock of a bundle with its path, ``targets/<commit>/<target>/lock.json``.
 
+    :param shape: what is read of each, in the words of :mod:`._shape`.
     :raises BundleError: one is damaged.
     """
     for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        yield path, read_lock(path)
+        yield path, read_lock(path, shape=shape)
 
 
-def read_lock(path: Path, error: type[OfflineError] = BundleError) -> dict[str, Any]:
+def read_lock(path: Path, error: type[OfflineError] = BundleError, shape: Any = LOCK) -> dict[str, Any]:
     """Return a lock of a target, ``lock.json``.
 
+    :param shape: what is read of it, :data:`LOCK` and more.
     :raises OfflineError: *error*: it is damaged.
     :raises FileNotFoundError: there is none.
     """
-    lock: dict[str, Any] = read_json(path, error, LOCK, _LOCK_REMEDY)
+    lock: dict[str, Any] = read_json(path, error, shape, _LOCK_REMEDY)
     return lock
 
 
