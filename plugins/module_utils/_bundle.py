@@ -647,8 +647,9 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
     :param check: only say what would be removed.
     :raises BundleError: there is no sealed bundle.
     """
-    manifest = read_manifest(bundle)
+    check_present(bundle)
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        manifest = read_manifest(bundle)
         found, left_over = scan(bundle)
         files = manifest["files"]
         extra = {path: file.size for path, file in found.items() if path not in files}

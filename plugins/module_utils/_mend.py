@@ -45,9 +45,9 @@ def mend(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = Fal
     """
     if not bundle.manifest.exists():
         return Outcome(False, "never sealed, nothing to compare with", 0, "", 0, 0)
-    manifest = read_manifest(bundle)
-    files: Mapping[str, Any] = manifest["files"]
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        manifest = read_manifest(bundle)
+        files: Mapping[str, Any] = manifest["files"]
         found, left_over = scan(bundle)
         trusted = (
             {}

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _mend
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
@@ -428,6 +429,29 @@ def test_with_a_stamp_only_what_a_former_bundle_had_is_removed(carried: dict[str
     asked = run_module("rlinf_bundle", {**args, "former": True})
     assert asked["changes"]["removed"]["first"] == ["wheels/former.whl"] and asked["extra"]["first"] == ["wheels/own.whl"]
     assert (bundle.wheels / "own.whl").read_bytes() == b"own wheel"
+
+
+@pytest.mark.parametrize("what", [_bundle.prune, _mend.mend], ids=["prune", "mend"])
+def test_what_another_process_seals_until_the_lock_is_held_counts(
+    bundle: Bundle, run_module: Run, monkeypatch: pytest.MonkeyPatch, what: Callable[[Bundle], Any]
+) -> None:
+    sealed(bundle, run_module)
+    held = _bundle.exclusive
+
+    @contextlib.contextmanager
+    def after_a_download(path: Path, said: str) -> Iterator[None]:
+        for module in (_bundle, _mend):
+            monkeypatch.setattr(module, "exclusive", held)
+        write(bundle.index / "new-1-py3-none-any.whl", b"new")
+        write(bundle.index / "built-1-py3-none-any.whl", b"built anew")
+        sealed(bundle, run_module)
+        with held(path, said):
+            yield
+
+    for module in (_bundle, _mend):
+        monkeypatch.setattr(module, "exclusive", after_a_download)
+    assert not what(bundle).changed
+    assert (bundle.index / "new-1-py3-none-any.whl").exists() and (bundle.index / "built-1-py3-none-any.whl").exists()
 
 
 def two_targets(bundle: Bundle, run_module: Run) -> None:
