@@ -640,7 +640,7 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
     """Remove what lies in the bundle's folders and is not in its manifest, left-overs of cut-off writes included.
 
     With a stamp, only what is known to be of a former bundle is removed. What nobody knows stays where files are only ever taken by name;
-    elsewhere, where everything that is there counts, it is set aside below :attr:`Bundle.set_aside`.
+    elsewhere, in a mirror too, where everything that is there counts, it is set aside below :attr:`Bundle.set_aside`.
 
     :param stamp: where this machine notes what it verified.
     :param former: with a stamp, remove files of former bundles also where files are only ever taken by name.
@@ -653,13 +653,12 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
         found, left_over = scan(bundle)
         files = manifest["files"]
         extra = {path: file.size for path, file in found.items() if path not in files}
-        mirrors = {mirror_of(path) for path in files} - {None}
         if stamp is None:
             removed, aside = extra, {}
         else:
             known = _former(read_stamp(stamp, bundle), found)
             kept = {path for path in extra if _by_name(bundle, path) and not (former and path in known)}
-            removed = {path: size for path, size in extra.items() if path not in kept and (path in known or mirror_of(path) in mirrors)}
+            removed = {path: size for path, size in extra.items() if path not in kept and path in known}
             aside = {path: size for path, size in extra.items() if path not in kept and path not in removed}
         if not check:
             for path in aside:
