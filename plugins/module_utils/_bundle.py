@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -68,15 +68,20 @@ _STRAY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file or link that lies in a bundle: its size in bytes, its modification time, and where it leads if it is a link."""
+    """One file or link that lies in a bundle: its size in bytes, its times of modification and of change, and where it leads if it is a link."""
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     link: str | None = None
 
     @property
     def stat(self) -> tuple[int, int]:
         return self.size, self.mtime_ns
+
+    def noted(self, sha256: str) -> list[int | str]:
+        """Return what a stamp notes of a file with this content. Who may write it sets any modification time, but not when that was done."""
+        return [self.size, self.mtime_ns, self.ctime_ns, sha256]
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,9 @@ def scan(bundle: Bundle) -> tuple[dict[str, Found], list[str]]:
             name = str(path.relative_to(bundle.root))
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                found[name] = Found(0, status.st_mtime_ns, _link(path, folder))
+                found[name] = Found(0, status.st_mtime_ns, status.st_ctime_ns, _link(path, folder))
             elif stat.S_ISREG(status.st_mode):
-                found[name] = Found(status.st_size, status.st_mtime_ns)
+                found[name] = Found(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             else:
                 raise BundleError(f"{path} is neither a file, a directory nor a link, and cannot be in a bundle. Remove it and run again.")
     for name in found:
@@ -502,8 +507,8 @@ def verify(
 ) -> Outcome:
     """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
 
-    A file that the stamp has seen with the same content, at the same size and modification time, is not read again. With a stamp, files that
-    the manifest does not list may stay where files are only ever taken by name: they are said.
+    A file that the stamp has seen with the same content, and that nobody has written or touched since, is not read again. With a stamp, files
+    that the manifest does not list may stay where files are only ever taken by name: they are said.
 
     :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
     :param targets: those of this machine, for which alone everything must be there; all if none is named.
@@ -523,9 +528,10 @@ def verify(
     files = manifest["files"]
     known = read_stamp(stamp, bundle)
     found, left_over = scan(bundle)
-    trusted = {} if full else known.get("files", {})
+    noted = {} if full else known.get("files", {})
     files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
-    missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs if read else 0)
+    seen = {path for path in files.keys() & noted.keys() & found.keys() if noted[path] == found[path].noted(files[path].get("sha256", ""))}
+    missing, damaged, to_hash = differences(bundle, files, found, seen, jobs if read else 0)
     extra = {path: file.size for path, file in found.items() if path not in manifest["files"]}
     wrong = [path for path in extra if stamp is None or not _by_name(bundle, path)]
     if missing or damaged or wrong:
@@ -537,11 +543,11 @@ def verify(
         "manifest": digest,
         "serial": manifest["serial"],
         "signed_by": [signer.principal, signer.fingerprint] if signer else None,
-        "files": {path: [*found[path].stat, entry["sha256"]] for path, entry in files.items() if "link" not in entry},
+        "files": {path: found[path].noted(entry["sha256"]) for path, entry in files.items() if "link" not in entry},
         "former": {path: former[path] for path in extra if path in former},
     }
-    changed = stamp is not None and new != known
-    if stamp is not None and changed and not check:
+    changed = stamp is not None and new != known and _lasting(new) != _lasting(known)
+    if stamp is not None and new != known and not check:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         write_json(stamp, new)
     if trust and not check:
@@ -583,12 +589,12 @@ def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, S
 
 
 def differences(
-    bundle: Bundle, files: Mapping[str, Any], found: Mapping[str, Found], trusted: Mapping[str, Any], jobs: int
+    bundle: Bundle, files: Mapping[str, Any], found: Mapping[str, Found], seen: Container[str], jobs: int
 ) -> tuple[list[str], list[str], list[str]]:
     """Compare what a manifest lists with what is there.
 
     :param found: what is there, as :func:`scan` says.
-    :param trusted: files that need not be read where their stat is as here: path -> stat and digest.
+    :param seen: those that need not be read, if they have the manifest's size.
     :param jobs: how many files are hashed at a time; with 0 none is, and those that would have to be count as damaged.
     :returns: the paths that are missing, those that are damaged, and those that were read to know.
     """
@@ -599,7 +605,7 @@ def differences(
             missing.append(path)
         elif file.link != entry.get("link") or (file.link is None and file.size != entry["size"]):
             damaged.append(path)
-        elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
+        elif file.link is None and path not in seen:
             to_hash.append(path)
     damaged += [path for path, digest in hash_files(bundle.root, to_hash, jobs) if digest != files[path]["sha256"]] if jobs else to_hash
     return missing, damaged, to_hash
@@ -627,6 +633,12 @@ def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
         return {}
     usable = not misfit(known, _STAMP) and known.get("format") == FORMAT and known["bundle"] == str(bundle.root.resolve())
     return known if usable and all(isinstance(entry, list) for kind in _NOTED for entry in known[kind].values()) else {}
+
+
+def _lasting(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stamp without times of change: where a directory was put back, each file has another, and is what it was."""
+    noted = {kind: {path: [*entry[:2], *entry[3:]] for path, entry in stamp.get(kind, {}).items()} for kind in _NOTED}
+    return {**stamp, **noted}
 
 
 def _stamp_text(stamp: Mapping[str, Any]) -> str:

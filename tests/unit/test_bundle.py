@@ -320,6 +320,30 @@ def test_after_an_update_only_what_changed_is_read(carried: dict[str, Any], run_
     assert result["changed"] and result["hashed"] == 1 and result["serial"] == 2
 
 
+def test_what_was_written_since_is_read_again_whatever_its_size_and_time(carried: dict[str, Any], run_module: Run) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    run_module("rlinf_bundle", carried)
+    six = bundle.index / "six-1.16.0-py2.py3-none-any.whl"
+    status = six.stat()
+    six.write_bytes(b"SIX")
+    os.utime(six, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) is None
+    with pytest.raises(ModuleFailed, match=r"1 damaged: wheelhouse/index/six-1\.16\.0"):
+        run_module("rlinf_bundle", carried)
+
+
+def test_a_bundle_that_was_put_back_is_read_once_and_is_the_same(carried: dict[str, Any], run_module: Run) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    first = run_module("rlinf_bundle", carried)
+    bundle.root.rename(bundle.root.with_name("aside"))
+    shutil.copytree(bundle.root.with_name("aside"), bundle.root, symlinks=True)
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) is None
+    assert not run_module("rlinf_bundle", carried, check=True)["changed"]
+    again = run_module("rlinf_bundle", carried)
+    assert not again["changed"] and again["hashed"] == first["hashed"] and "diff" not in again
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) and run_module("rlinf_bundle", carried)["hashed"] == 0
+
+
 def test_a_stamp_of_another_place_is_worth_nothing(carried: dict[str, Any], run_module: Run, tmp_path: Path) -> None:
     run_module("rlinf_bundle", carried)
     shutil.copytree(carried["bundle_dir"], tmp_path / "copy", symlinks=True)
