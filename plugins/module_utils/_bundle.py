@@ -36,7 +36,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, URLS, read_locks, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
-from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign, signer_of
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
@@ -586,6 +586,26 @@ def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, S
     if trust:
         trust.check_serial(bundle, manifest["serial"], digest)
     return manifest, digest, signer
+
+
+def check_signed(bundle: Bundle, signers: str, names: Sequence[str]) -> None:
+    """Refuse files that are used before the bundle is verified, unless a manifest that a trusted signer has signed says what they are.
+
+    :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS; without any, anybody's files are accepted.
+    :param names: the files, relative to the bundle.
+    :raises BundleError: nobody trusted has signed the manifest, or files are missing, damaged, or not listed in it.
+    """
+    if not signers.strip():
+        return
+    check_present(bundle)
+    data = bundle.manifest.read_bytes()
+    signer_of(bundle, data, signers)
+    files, there = _parsed(bundle, data)["files"], [name for name in names if (bundle.root / name).is_file()]
+    missing = [name for name in names if name not in there]
+    extra = [name for name in there if name not in files]
+    damaged = [name for name in there if name in files and files[name].get("sha256") != sha256_file(bundle.root / name)]
+    if missing or damaged or extra:
+        raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
 
 
 def differences(
