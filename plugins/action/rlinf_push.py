@@ -18,7 +18,13 @@ from typing import Any, ClassVar
 from ansible import constants
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest, read_manifest, signature_digest, size_text
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import (
+    check_signed,
+    manifest_digest,
+    read_manifest,
+    signature_digest,
+    size_text,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
@@ -139,10 +145,14 @@ class ActionModule(Working):
         self, seen: Seen, bundle: Bundle, destination: Path, names: list[str], ssh: Ssh | None, arguments: dict[str, Any]
     ) -> dict[str, Any]:
         """Say how much the node lacks, and how it takes part in a swarm; bring what it needs for that."""
+        wheels = swarm_wheels(bundle)
+        if arguments["verify"]:
+            # they run on the node before it can verify the bundle
+            check_signed(bundle, arguments["verify"]["trusted_signers"], [*wheels.values()])
         lacking = seen.lacks(bundle, names)
         result = self._result(reason=f"lacks {len(lacking)} files ({size_text(sum(lacking.values()))})")
         result["lacking"] = {"files": len(lacking), "bytes": sum(lacking.values())}
-        python, wheel = next(((python, wheel) for python, wheel in swarm_wheels(bundle).items() if python in seen.pythons), ("", ""))
+        python, wheel = next(((python, wheel) for python, wheel in wheels.items() if python in seen.pythons), ("", ""))
         why = "" if wheel else "the bundle has no libtorrent for a Python of it"
         if ssh is None or ssh.jumps():
             why = "it is reached through a jump host" if ssh else "it is not reached by ssh"

@@ -18,6 +18,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.vars import merge_hash
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _wishes
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import check_signed
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended, filled
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -264,6 +265,12 @@ def rlinf_before_push(node: Mapping[str, Any], bundle_dir: str, state: str) -> l
     return _releases.before_push(Bundle(Path(bundle_dir)), node, state)
 
 
+def rlinf_signed(names: Sequence[str], bundle_dir: str, signers: str) -> Sequence[str]:
+    """Return these files of the bundle, which are used before it is verified, once it is known that a trusted signer's manifest lists them so."""
+    check_signed(Bundle(Path(bundle_dir)), signers, names)
+    return names
+
+
 def rlinf_licences(catalog: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
     """Return what the user has to accept for these targets: variable to text."""
     return {variable: text for target in _select(catalog, targets) for variable, text in target.licences.items()}
@@ -369,6 +376,7 @@ class FilterModule:
             rlinf_system_files,
             rlinf_apt_releases,
             rlinf_before_push,
+            rlinf_signed,
             rlinf_licences,
             rlinf_unaccepted,
             rlinf_misfit_table,

@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email import message_from_bytes
 from pathlib import Path
@@ -17,11 +17,12 @@ from pathlib import Path
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package, Recipe, fitting_tags
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._placement import copy_asset
+from ansible_collections.rlinf.offline.plugins.module_utils._placement import copy_asset, is_same
 from ansible_collections.rlinf.offline.plugins.module_utils._scripts import VENV
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Interpreter, Uv
 
@@ -45,14 +46,30 @@ class Builder:
     lock: EffectiveLock
     interpreter: Interpreter
 
-    def _folders(self, package: Package) -> list[Path]:
-        roots = [root / package.sha256 for root in (self.node.built, self.bundle.built)]
-        return [folder for root in roots for folder in (*([root / f"torch-{self.lock.torch}"] if self.lock.torch else []), root)]
+    def _folders(self, package: Package, root: Path) -> list[Path]:
+        place = root / package.sha256
+        return [*([place / f"torch-{self.lock.torch}"] if self.lock.torch else []), place]
+
+    def _wheels(self, package: Package) -> Iterator[Path]:
+        """Yield what may have been built of a source: what lies here, then what lies in the bundle and is listed in its manifest."""
+        here, carried = (
+            [wheel for folder in self._folders(package, root) for wheel in sorted(folder.glob("*.whl"))]
+            for root in (self.node.built, self.bundle.built)
+        )
+        yield from here
+        listed = read_manifest(self.bundle)["files"] if carried else {}
+        for wheel in carried:
+            entry = listed.get(str(wheel.relative_to(self.bundle.root)))
+            if entry and is_same(wheel, entry):
+                yield wheel
 
     def find(self, package: Package) -> Path | None:
-        """Return a wheel that was built of a source and fits this node: one built here, or one that the bundle brought."""
+        """Return a wheel that was built of a source and fits this node: one built here, or one that the bundle brought.
+
+        :raises BundleError: the bundle has wheels of it, and no manifest that tells which.
+        """
         tags = frozenset(fitting_tags(self.interpreter))
-        for wheel in (wheel for folder in self._folders(package) for wheel in sorted(folder.glob("*.whl"))):
+        for wheel in self._wheels(package):
             try:
                 fits = bool(parse_wheel_filename(wheel.name)[3] & tags)
             except InvalidWheelFilename:
@@ -120,7 +137,7 @@ class Builder:
         problem = misnamed(wheel, package)
         if problem:
             raise VenvError(f"{package.path.name}: {problem}. The source is not what the lock says; lock the target anew.")
-        place = self._folders(package)[0] / wheel.name
+        place = self._folders(package, self.node.built)[0] / wheel.name
         copy_asset(wheel, place)
         return place
 

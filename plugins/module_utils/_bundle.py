@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -34,8 +34,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._records import read_locks, read_record
-from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign
+from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, URLS, read_locks, read_record
+from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
+from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign, signer_of
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
 
 FORMAT = 1
@@ -47,19 +48,40 @@ DOWNLOAD = "Run the playbook rlinf.offline.download on the bastion"
 # what a write that was cut off leaves behind: a partial download, a temporary file of _files
 _LEFT_OVER = re.compile(r".+\.part|\..+\.\d+\.tmp")
 _OLD = re.compile(r"\.(?P<name>.+)\.old")
+_REPOSITORIES = {str: {"url": str, "version?": (str, type(None)), "commit": str, "default_branch?": (str, type(None))}}
+# for the files see _wrong_entry
+_MANIFEST = {
+    "format": int,
+    "serial": int,
+    "created?": str,
+    "files": dict,
+    "repositories": {str: {"commit": str}},
+}
+_PACKAGE = {"path": str, "source?": {f"{key}?": (str, type(None)) for key in ("url", "commit", "subdirectory")}}
+_NOTED = ("files", "former")
+_STAMP = {"bundle": str, "manifest": str, "serial": int, "files": dict, "former": dict}
+_FILE = (int, int, str, type(None))
+_LINK = (type(None), type(None), type(None), str)
+# a name that leads nowhere, or out of where it is
+_STRAY = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file or link that lies in a bundle: its size in bytes, its modification time, and where it leads if it is a link."""
+    """One file or link that lies in a bundle: its size in bytes, its times of modification and of change, and where it leads if it is a link."""
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     link: str | None = None
 
     @property
     def stat(self) -> tuple[int, int]:
         return self.size, self.mtime_ns
+
+    def noted(self, sha256: str) -> list[int | str]:
+        """Return what a stamp notes of a file with this content. Who may write it sets any modification time, but not when that was done."""
+        return [self.size, self.mtime_ns, self.ctime_ns, sha256]
 
 
 @dataclass(frozen=True)
@@ -129,9 +151,9 @@ def scan(bundle: Bundle) -> tuple[dict[str, Found], list[str]]:
             name = str(path.relative_to(bundle.root))
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                found[name] = Found(0, status.st_mtime_ns, _link(path, folder))
+                found[name] = Found(0, status.st_mtime_ns, status.st_ctime_ns, _link(path, folder))
             elif stat.S_ISREG(status.st_mode):
-                found[name] = Found(status.st_size, status.st_mtime_ns)
+                found[name] = Found(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             else:
                 raise BundleError(f"{path} is neither a file, a directory nor a link, and cannot be in a bundle. Remove it and run again.")
     for name in found:
@@ -203,19 +225,33 @@ def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
 
     :raises BundleError: it is damaged or of a newer format.
     """
-    manifest = parse_json(data, bundle.manifest, BundleError)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{bundle.manifest} is no manifest of a bundle. {DOWNLOAD}, then rlinf.offline.push.")
-    if manifest.get("format") != FORMAT:
+    manifest: dict[str, Any] = parse_json(data, bundle.manifest, BundleError)
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
         raise BundleError(
-            f"{bundle.manifest} has format {manifest.get('format')}, and this collection reads {FORMAT}. Use one version of it everywhere."
+            f"{bundle.manifest} has format {manifest['format']}, and this collection reads {FORMAT}. Use one version of it everywhere."
         )
+    if wrong := misfit(manifest, _MANIFEST) or _wrong_entry(manifest["files"]):
+        raise BundleError(f"{bundle.manifest} is no manifest of a bundle: {wrong}. {DOWNLOAD}, then rlinf.offline.push.")
     origins_seen: dict[str, str] = {}
     for entry in manifest["files"].values():
         # a hundred thousand files of one archive have one origin: its text is kept once
-        if isinstance(entry, dict) and isinstance(origin := entry.get("origin"), str):
+        if origin := entry.get("origin"):
             entry["origin"] = origins_seen.setdefault(origin, origin)
     return manifest
+
+
+def _wrong_entry(files: Mapping[str, Any]) -> str:
+    """Return which of a manifest's entries is none, in words, or nothing. There may be hundreds of thousands, for which shapes are slow."""
+    for path, entry in files.items():
+        if _STRAY.search(path):
+            return f"{path!r} is no path in it"
+        if not isinstance(entry, dict) or not isinstance(entry.get("origin"), (str, type(None))):
+            return f"files.{path} is no entry"
+        # the types are exact in JSON, and true is no number
+        kinds = type(entry.get("size")), type(entry.get("mtime_ns")), type(entry.get("sha256")), type(entry.get("link"))
+        if kinds not in (_FILE, _LINK):
+            return f"files.{path} has neither size, mtime_ns and sha256 nor a link"
+    return ""
 
 
 def manifest_digest(bundle: Bundle) -> str:
@@ -367,19 +403,20 @@ def origins(bundle: Bundle) -> Callable[[str, str | None], str | None]:
 
     A wheel built here has the URL of what it was built from: an sdist, or ``git+<url>@<commit>`` (as pip writes it).
     """
-    by_digest = {
-        entry["sha256"]: without_userinfo(url) for url, entry in sorted(read_record(bundle, "urls.json").items()) if entry.get("sha256")
-    }
+    by_digest = {entry["sha256"]: without_userinfo(url) for url, entry in sorted(read_record(bundle, "urls.json", URLS).items())}
     by_path: dict[str, str] = {}
-    for _path, lock in read_locks(bundle):
+    for _path, lock in read_locks(bundle, {"packages": [_PACKAGE], "build?": [_PACKAGE]}):
         for package in [*lock["packages"], *lock.get("build", [])]:
-            url, commit, subdirectory = (package["source"].get(key) for key in ("url", "commit", "subdirectory"))
+            url, commit, subdirectory = (package.get("source", {}).get(key) for key in ("url", "commit", "subdirectory"))
             if url:
                 pinned = f"git+{without_userinfo(url)}@{commit}" + (f"#subdirectory={subdirectory}" if subdirectory else "")
                 by_path[package["path"]] = pinned if commit else without_userinfo(url)
-    mirrors = {mirror: without_userinfo(record["url"]) for mirror, record in read_record(bundle, "repositories.json").items()}
+    mirrors = {
+        mirror: without_userinfo(record["url"]) for mirror, record in read_record(bundle, "repositories.json", _REPOSITORIES).items()
+    }
     unpacked = {
-        f"{bundle.assets.name}/{dest}": without_userinfo(record["url"]) for dest, record in read_record(bundle, "assets.json").items()
+        f"{bundle.assets.name}/{dest}": without_userinfo(record["url"])
+        for dest, record in read_record(bundle, "assets.json", ASSETS).items()
     }
 
     def origin(path: str, digest: str | None) -> str | None:
@@ -402,7 +439,7 @@ def mirror_of(path: str) -> str | None:
 
 def _repositories(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of every mirror: where it comes from and which commit is frozen."""
-    records = read_record(bundle, "repositories.json")
+    records = read_record(bundle, "repositories.json", _REPOSITORIES)
     found = {}
     for mirror, record in records.items():
         if (bundle.repos / mirror).is_dir():
@@ -470,8 +507,8 @@ def verify(
 ) -> Outcome:
     """Compare every file with the manifest: presence, size, SHA-256; nothing may be missing, damaged or added.
 
-    A file that the stamp has seen with the same content, at the same size and modification time, is not read again. With a stamp, files that
-    the manifest does not list may stay where files are only ever taken by name: they are said.
+    A file that the stamp has seen with the same content, and that nobody has written or touched since, is not read again. With a stamp, files
+    that the manifest does not list may stay where files are only ever taken by name: they are said.
 
     :param stamp: where this machine notes what it verified; outside the bundle, which may be read-only. It is written on success.
     :param targets: those of this machine, for which alone everything must be there; all if none is named.
@@ -491,13 +528,20 @@ def verify(
     files = manifest["files"]
     known = read_stamp(stamp, bundle)
     found, left_over = scan(bundle)
-    trusted = {} if full else known.get("files", {})
+    noted = {} if full else known.get("files", {})
     files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
-    missing, damaged, to_hash = differences(bundle, files, found, trusted, jobs if read else 0)
+    seen = {path for path in files.keys() & noted.keys() & found.keys() if noted[path] == found[path].noted(files[path].get("sha256", ""))}
+    missing, damaged, to_hash = differences(bundle, files, found, seen, jobs if read else 0)
     extra = {path: file.size for path, file in found.items() if path not in manifest["files"]}
     wrong = [path for path in extra if stamp is None or not _by_name(bundle, path)]
     if missing or damaged or wrong:
         raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": wrong})
+    if bundle.arriving.exists() and not check:
+        # what a swarm had not brought to its end is all there now; of a bundle that may not be written, nothing of ours is
+        with contextlib.suppress(OSError):
+            remove(bundle.arriving)
+        # files that it shared with the bundle have other times for it
+        found, left_over = scan(bundle)
     former = _former(known, found)
     new = {
         "format": FORMAT,
@@ -505,19 +549,15 @@ def verify(
         "manifest": digest,
         "serial": manifest["serial"],
         "signed_by": [signer.principal, signer.fingerprint] if signer else None,
-        "files": {path: [*found[path].stat, entry["sha256"]] for path, entry in files.items() if "link" not in entry},
+        "files": {path: found[path].noted(entry["sha256"]) for path, entry in files.items() if "link" not in entry},
         "former": {path: former[path] for path in extra if path in former},
     }
-    changed = stamp is not None and new != known
-    if stamp is not None and changed and not check:
+    changed = stamp is not None and new != known and _lasting(new) != _lasting(known)
+    if stamp is not None and new != known and not check:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         write_json(stamp, new)
     if trust and not check:
         trust.accept(manifest["serial"], digest)
-    if not check:
-        # what a swarm had not brought to its end is all there now; of a bundle that may not be written, nothing of ours is
-        with contextlib.suppress(OSError):
-            remove(bundle.arriving)
     return Outcome(
         changed=changed,
         reason=f"verified, {len(to_hash)} of {len(files)} files read" if to_hash else "verified before, no file has changed since",
@@ -554,13 +594,33 @@ def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, S
     return manifest, digest, signer
 
 
+def check_signed(bundle: Bundle, signers: str, names: Sequence[str]) -> None:
+    """Refuse files that are used before the bundle is verified, unless a manifest that a trusted signer has signed says what they are.
+
+    :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS; without any, anybody's files are accepted.
+    :param names: the files, relative to the bundle.
+    :raises BundleError: nobody trusted has signed the manifest, or files are missing, damaged, or not listed in it.
+    """
+    if not signers.strip():
+        return
+    check_present(bundle)
+    data = bundle.manifest.read_bytes()
+    signer_of(bundle, data, signers)
+    files, there = _parsed(bundle, data)["files"], [name for name in names if (bundle.root / name).is_file()]
+    missing = [name for name in names if name not in there]
+    extra = [name for name in there if name not in files]
+    damaged = [name for name in there if name in files and files[name].get("sha256") != sha256_file(bundle.root / name)]
+    if missing or damaged or extra:
+        raise _misfit(bundle, {"missing": missing, "damaged": damaged, "extra": extra})
+
+
 def differences(
-    bundle: Bundle, files: Mapping[str, Any], found: Mapping[str, Found], trusted: Mapping[str, Any], jobs: int
+    bundle: Bundle, files: Mapping[str, Any], found: Mapping[str, Found], seen: Container[str], jobs: int
 ) -> tuple[list[str], list[str], list[str]]:
     """Compare what a manifest lists with what is there.
 
     :param found: what is there, as :func:`scan` says.
-    :param trusted: files that need not be read where their stat is as here: path -> stat and digest.
+    :param seen: those that need not be read, if they have the manifest's size.
     :param jobs: how many files are hashed at a time; with 0 none is, and those that would have to be count as damaged.
     :returns: the paths that are missing, those that are damaged, and those that were read to know.
     """
@@ -571,9 +631,9 @@ def differences(
             missing.append(path)
         elif file.link != entry.get("link") or (file.link is None and file.size != entry["size"]):
             damaged.append(path)
-        elif file.link is None and trusted.get(path) != [*file.stat, entry["sha256"]]:
+        elif file.link is None and path not in seen:
             to_hash.append(path)
-    damaged += [path for path, seen in hash_files(bundle.root, to_hash, jobs) if seen != files[path]["sha256"]] if jobs else to_hash
+    damaged += [path for path, digest in hash_files(bundle.root, to_hash, jobs) if digest != files[path]["sha256"]] if jobs else to_hash
     return missing, damaged, to_hash
 
 
@@ -597,8 +657,14 @@ def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
         known = read_json(stamp, BundleError)
     except BundleError:
         return {}
-    usable = isinstance(known, dict) and known.get("format") == FORMAT and known.get("bundle") == str(bundle.root.resolve())
-    return known if usable and all(isinstance(known.get(key), dict) for key in ("files", "former")) else {}
+    usable = not misfit(known, _STAMP) and known.get("format") == FORMAT and known["bundle"] == str(bundle.root.resolve())
+    return known if usable and all(isinstance(entry, list) for kind in _NOTED for entry in known[kind].values()) else {}
+
+
+def _lasting(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stamp without times of change: where a directory was put back, each file has another, and is what it was."""
+    noted = {kind: {path: [*entry[:2], *entry[3:]] for path, entry in stamp.get(kind, {}).items()} for kind in _NOTED}
+    return {**stamp, **noted}
 
 
 def _stamp_text(stamp: Mapping[str, Any]) -> str:
@@ -612,25 +678,25 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
     """Remove what lies in the bundle's folders and is not in its manifest, left-overs of cut-off writes included.
 
     With a stamp, only what is known to be of a former bundle is removed. What nobody knows stays where files are only ever taken by name;
-    elsewhere, where everything that is there counts, it is set aside below :attr:`Bundle.set_aside`.
+    elsewhere, in a mirror too, where everything that is there counts, it is set aside below :attr:`Bundle.set_aside`.
 
     :param stamp: where this machine notes what it verified.
     :param former: with a stamp, remove files of former bundles also where files are only ever taken by name.
     :param check: only say what would be removed.
     :raises BundleError: there is no sealed bundle.
     """
-    manifest = read_manifest(bundle)
+    check_present(bundle)
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        manifest = read_manifest(bundle)
         found, left_over = scan(bundle)
         files = manifest["files"]
         extra = {path: file.size for path, file in found.items() if path not in files}
-        mirrors = {mirror_of(path) for path in files} - {None}
         if stamp is None:
             removed, aside = extra, {}
         else:
             known = _former(read_stamp(stamp, bundle), found)
             kept = {path for path in extra if _by_name(bundle, path) and not (former and path in known)}
-            removed = {path: size for path, size in extra.items() if path not in kept and (path in known or mirror_of(path) in mirrors)}
+            removed = {path: size for path, size in extra.items() if path not in kept and path in known}
             aside = {path: size for path, size in extra.items() if path not in kept and path not in removed}
         if not check:
             for path in aside:
@@ -661,7 +727,7 @@ def _by_name(bundle: Bundle, path: str) -> bool:
 def _former(known: Mapping[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
     """Return what a stamp knows of files that are there as they were when they were verified."""
     seen = (item for kind in ("former", "files") for item in known.get(kind, {}).items())
-    return {path: entry for path, entry in seen if path in found and isinstance(entry, list) and entry[:2] == [*found[path].stat]}
+    return {path: entry for path, entry in seen if path in found and entry[:2] == [*found[path].stat]}
 
 
 def _set_aside(bundle: Bundle, path: str) -> None:

@@ -72,7 +72,7 @@ def _compared(bundle: Bundle, jobs: int) -> tuple[Mapping[str, Mapping[str, Any]
         return {}, {}
     files: dict[str, dict[str, Any]] = read_manifest(bundle)["files"]
     found, _left_over = scan(bundle)
-    missing, damaged, _read = differences(bundle, files, found, {}, jobs)
+    missing, damaged, _read = differences(bundle, files, found, (), jobs)
     return files, {**dict.fromkeys(missing, "missing"), **dict.fromkeys(damaged, "damaged")}
 
 

@@ -134,7 +134,7 @@ class Bundle:
 
     @property
     def by_name(self) -> tuple[Path, ...]:
-        """Those of the folders whose files are only ever taken by name: nobody looks what else is there."""
+        """Those of the folders whose files are only ever taken by the names that a manifest or a lock lists: nobody looks what else is there."""
         return (self.assets, self.wheelhouse, self.wheels)
 
     @property

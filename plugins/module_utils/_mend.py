@@ -45,16 +45,12 @@ def mend(bundle: Bundle, *, full: bool = False, jobs: int = 4, check: bool = Fal
     """
     if not bundle.manifest.exists():
         return Outcome(False, "never sealed, nothing to compare with", 0, "", 0, 0)
-    manifest = read_manifest(bundle)
-    files: Mapping[str, Any] = manifest["files"]
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
+        manifest = read_manifest(bundle)
+        files: Mapping[str, Any] = manifest["files"]
         found, left_over = scan(bundle)
-        trusted = (
-            {}
-            if full
-            else {path: [entry["size"], entry["mtime_ns"], entry["sha256"]] for path, entry in files.items() if "link" not in entry}
-        )
-        missing, damaged, read = differences(bundle, files, found, trusted, jobs)
+        seen = set() if full else {path for path, file in found.items() if files.get(path, {}).get("mtime_ns") == file.mtime_ns}
+        missing, damaged, read = differences(bundle, files, found, seen, jobs)
         _refuse_records(bundle, missing, damaged if full else ())
         out = sorted({*_files(damaged, full=full), *_mirrors(bundle, [*missing, *damaged], full=full)})
         if not check:

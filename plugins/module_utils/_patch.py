@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _git
+from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import check_ref
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, CatalogError, PatchError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
@@ -366,6 +367,8 @@ class _Local:
         if not path.is_file() or not path.stat().st_size:
             return _Answer("remote_wheel", "it is not among the bundle's wheels")
         seen = self._wheels.get(path.name, {})
+        if not seen and not self._listed(path):
+            return _Answer("remote_wheel", "the bundle's manifest does not list the wheel of this name")
         digest = seen.get(unquote(without_userinfo(reference.base)))
         if seen and digest is None:
             return _Answer("remote_wheel", f"the bundle's wheel of this name is that of {redact(min(seen))}")
@@ -374,6 +377,10 @@ class _Local:
             if digest not in reference.digests:
                 return _Answer("remote_wheel", f"the bundle's wheel of this name has another digest, {digest}")
         return _Answer("local_wheel", "", path, _url(path))
+
+    def _listed(self, path: Path) -> bool:
+        """Return whether the manifest lists a file; a bundle that was never sealed lists none, and holds what somebody has put there."""
+        return not self.bundle.manifest.is_file() or str(path.relative_to(self.bundle.root)) in read_manifest(self.bundle)["files"]
 
 
 def _url(path: Path) -> str:

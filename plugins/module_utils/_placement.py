@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
@@ -124,7 +124,7 @@ def _remove_all(paths: Collection[Path]) -> None:
 def copy_asset(source: Path, place: Path, expected: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Copy a file or directory with its times and links beside *place*, and put it there when it is whole and on the disk.
 
-    :param expected: the manifest's entries by path relative to it, to compare the copy with.
+    :param expected: the manifest's entries by path relative to it: nothing else is copied, and the copy is compared with them.
     :raises TargetError: what was copied is not what was sealed; nothing is put in place.
     """
     fresh, _old = _aside(place)
@@ -132,7 +132,7 @@ def copy_asset(source: Path, place: Path, expected: Mapping[str, Mapping[str, An
     place.parent.mkdir(parents=True, exist_ok=True)
     checkpoint(f"copy {place.name}")
     if source.is_dir():
-        shutil.copytree(source, fresh, symlinks=True)
+        shutil.copytree(source, fresh, symlinks=True, ignore=None if expected is None else _all_but(source, expected))
         for folder, _names, files in os.walk(fresh):
             for name in files:
                 if not os.path.islink(os.path.join(folder, name)):
@@ -152,6 +152,17 @@ def copy_asset(source: Path, place: Path, expected: Mapping[str, Mapping[str, An
         swap_directory(fresh, place)
     else:
         rename(fresh, place)
+
+
+def _all_but(source: Path, paths: Collection[str]) -> Callable[[str, list[str]], list[str]]:
+    """Return what tells :func:`shutil.copytree` to leave out everything below *source* but these paths."""
+    kept = {*paths, *(str(parent) for path in paths for parent in PurePosixPath(path).parents)}
+
+    def others(folder: str, names: list[str]) -> list[str]:
+        inside = PurePosixPath(os.path.relpath(folder, source))
+        return [name for name in names if str(inside / name) not in kept]
+
+    return others
 
 
 # -- links ---------------------------------------------------------------------------------------------------------------------

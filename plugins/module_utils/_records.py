@@ -54,13 +54,14 @@ def read_record(bundle: Bundle, name: str, shape: Any = dict, error: type[Offlin
     return record
 
 
-def read_locks(bundle: Bundle) -> Iterator[tuple[Path, dict[str, Any]]]:
+def read_locks(bundle: Bundle, shape: Any = LOCK) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every lock of a bundle with its path, ``targets/<commit>/<target>/lock.json``.
 
+    :param shape: what is read of each, in the words of :mod:`._shape`.
     :raises BundleError: one is damaged.
     """
     for path in sorted(bundle.targets.glob("*/*/lock.json")):
-        yield path, read_lock(path)
+        yield path, read_lock(path, shape=shape)
 
 
 def read_lock(path: Path, error: type[OfflineError] = BundleError, shape: Any = LOCK) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import json
 import os
 import platform
 import re
@@ -124,11 +123,13 @@ def choose_uv(tools: Path, machine: Machine) -> UvWheel:
     return UvWheel.open(path, version)
 
 
-def uv_config(bundle: Bundle) -> str:
-    """Return uv's settings of an offline node: no index, no network, no interpreter from elsewhere, build requirements from the bundle."""
-    # JSON strings are TOML strings
-    found = f"find-links = [{json.dumps(os.fspath(bundle.index), ensure_ascii=False)}]\n" if bundle.index.is_dir() else ""
-    return f'# written by rlinf.offline; used as UV_CONFIG_FILE by its modules alone\noffline = true\nno-index = true\npython-downloads = "never"\n{found}'
+UV_CONFIG = """\
+# written by rlinf.offline; used as UV_CONFIG_FILE by its modules alone
+offline = true
+no-index = true
+python-downloads = "never"
+"""
+"""uv's settings of an offline node: no index, no network, no interpreter from elsewhere. Where files are is said by who calls it, file by file."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Runtime:
         steps = []
         for name, path, after in (
             ("gitconfig", self.node.git_config, redirect_config(self.bundle.repos)),
-            ("uv.toml", self.node.uv_config, uv_config(self.bundle)),
+            ("uv.toml", self.node.uv_config, UV_CONFIG),
             ("switch_env", self.node.switch_env, switching(self.node.switch_env, self.node.venvs)),
         ):
             before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

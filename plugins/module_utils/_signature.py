@@ -100,6 +100,15 @@ def judge(data: bytes, signature: bytes | None, signers: str, what: str) -> Sign
     raise BundleError(f"{what} is signed by the key {maker}, which none of the trusted signers has, or no longer. {remedy}")
 
 
+def signer_of(bundle: Bundle, data: bytes, signers: str) -> Signer:
+    """Return who of the trusted *signers* signed the manifest that consists of these bytes.
+
+    :raises BundleError: nobody of them.
+    """
+    signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
+    return judge(data, signature, signers, str(bundle.manifest))
+
+
 @dataclass(frozen=True)
 class Trust:
     """Whose bundles are accepted on this machine.
@@ -131,8 +140,7 @@ class Trust:
 
         :raises BundleError: nobody whom this machine trusts.
         """
-        signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
-        return judge(data, signature, self.signers, str(bundle.manifest))
+        return signer_of(bundle, data, self.signers)
 
     def check_serial(self, bundle: Bundle, serial: int, digest: str) -> None:
         """:raises BundleError: it is older than the one accepted last, or another one of the same serial."""

@@ -14,7 +14,7 @@ author: The rlinf.offline authors (@RLinf)
 description:
   - Sealed, the bundle has a manifest, C(bundle.json), of every file's size, SHA-256 and origin, and of every repository's frozen commit.
   - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount. With O(stamp), other files
-    may lie in C(assets/), C(wheelhouse/) and C(wheels/), where files are only ever taken by name; RV(extra) says how many.
+    may lie in C(assets/), C(wheelhouse/) and C(wheels/), where nothing is taken but what a manifest or a lock names; RV(extra) says how many.
   - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included. With O(stamp), only what is known
     to be of a former bundle is; what no bundle has had stays there, or is set aside in C(.set-aside/) of the bundle.
   - Mended, what was damaged since the bundle was sealed is removed, files and whole mirrors, so that the next download or push brings it again.
@@ -70,7 +70,7 @@ options:
     type: bool
     default: true
   full:
-    description: Hash every file, although its size and modification time say that it was hashed before.
+    description: Hash every file, although its size and times say that it was hashed before.
     type: bool
     default: false
   jobs:

@@ -47,7 +47,9 @@ options:
     type: bool
     default: false
   verify:
-    description: Verify the bundle on the node, as M(rlinf.offline.rlinf_bundle) with O(rlinf.offline.rlinf_bundle#module:state=verified) does.
+    description:
+      - Verify the bundle on the node, as M(rlinf.offline.rlinf_bundle) with O(rlinf.offline.rlinf_bundle#module:state=verified) does.
+      - With O(state=seen), only O(verify.trusted_signers) counts. What the node needs for a swarm is judged here, since it is used before that.
     type: dict
     suboptions:
       stamp:

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _mend
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
@@ -319,6 +320,30 @@ def test_after_an_update_only_what_changed_is_read(carried: dict[str, Any], run_
     assert result["changed"] and result["hashed"] == 1 and result["serial"] == 2
 
 
+def test_what_was_written_since_is_read_again_whatever_its_size_and_time(carried: dict[str, Any], run_module: Run) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    run_module("rlinf_bundle", carried)
+    six = bundle.index / "six-1.16.0-py2.py3-none-any.whl"
+    status = six.stat()
+    six.write_bytes(b"SIX")
+    os.utime(six, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) is None
+    with pytest.raises(ModuleFailed, match=r"1 damaged: wheelhouse/index/six-1\.16\.0"):
+        run_module("rlinf_bundle", carried)
+
+
+def test_a_bundle_that_was_put_back_is_read_once_and_is_the_same(carried: dict[str, Any], run_module: Run) -> None:
+    bundle = Bundle(Path(carried["bundle_dir"]))
+    first = run_module("rlinf_bundle", carried)
+    bundle.root.rename(bundle.root.with_name("aside"))
+    shutil.copytree(bundle.root.with_name("aside"), bundle.root, symlinks=True)
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) is None
+    assert not run_module("rlinf_bundle", carried, check=True)["changed"]
+    again = run_module("rlinf_bundle", carried)
+    assert not again["changed"] and again["hashed"] == first["hashed"] and "diff" not in again
+    assert _bundle.recognise(bundle, stamp=Path(carried["stamp"])) and run_module("rlinf_bundle", carried)["hashed"] == 0
+
+
 def test_a_stamp_of_another_place_is_worth_nothing(carried: dict[str, Any], run_module: Run, tmp_path: Path) -> None:
     run_module("rlinf_bundle", carried)
     shutil.copytree(carried["bundle_dir"], tmp_path / "copy", symlinks=True)
@@ -433,8 +458,10 @@ def test_with_a_stamp_only_what_a_former_bundle_had_is_removed(carried: dict[str
     foreseen = run_module("rlinf_bundle", args, check=True)
     assert tree_hash(bundle.root) == littered and foreseen["changes"]["removed"]["count"] == 4 and foreseen["extra"]["count"] == 2
     done = run_module("rlinf_bundle", args)
-    assert done["changes"] == foreseen["changes"] and "1 that no bundle has had set aside" in done["reason"]
+    assert done["changes"] == foreseen["changes"] and "2 that no bundle has had set aside" in done["reason"]
     assert (bundle.set_aside / "tools" / "own.whl.0").read_bytes() == b"own tool"
+    # a ref of a mirror counts as long as it lies there, and is somebody's all the same
+    assert (bundle.set_aside / "repos" / MIRROR / "refs/heads/stale.0").read_bytes() == b"0" * 40
     assert not run_module("rlinf_bundle", args, check=True)["changed"] and not run_module("rlinf_bundle", args)["changed"]
     verified = run_module("rlinf_bundle", carried)
     assert verified["extra"]["first"] == ["wheels/former.whl", "wheels/own.whl"]
@@ -443,6 +470,29 @@ def test_with_a_stamp_only_what_a_former_bundle_had_is_removed(carried: dict[str
     asked = run_module("rlinf_bundle", {**args, "former": True})
     assert asked["changes"]["removed"]["first"] == ["wheels/former.whl"] and asked["extra"]["first"] == ["wheels/own.whl"]
     assert (bundle.wheels / "own.whl").read_bytes() == b"own wheel"
+
+
+@pytest.mark.parametrize("what", [_bundle.prune, _mend.mend], ids=["prune", "mend"])
+def test_what_another_process_seals_until_the_lock_is_held_counts(
+    bundle: Bundle, run_module: Run, monkeypatch: pytest.MonkeyPatch, what: Callable[[Bundle], Any]
+) -> None:
+    sealed(bundle, run_module)
+    held = _bundle.exclusive
+
+    @contextlib.contextmanager
+    def after_a_download(path: Path, said: str) -> Iterator[None]:
+        for module in (_bundle, _mend):
+            monkeypatch.setattr(module, "exclusive", held)
+        write(bundle.index / "new-1-py3-none-any.whl", b"new")
+        write(bundle.index / "built-1-py3-none-any.whl", b"built anew")
+        sealed(bundle, run_module)
+        with held(path, said):
+            yield
+
+    for module in (_bundle, _mend):
+        monkeypatch.setattr(module, "exclusive", after_a_download)
+    assert not what(bundle).changed
+    assert (bundle.index / "new-1-py3-none-any.whl").exists() and (bundle.index / "built-1-py3-none-any.whl").exists()
 
 
 def two_targets(bundle: Bundle, run_module: Run) -> None:

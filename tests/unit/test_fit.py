@@ -392,15 +392,9 @@ def write_bundle(root: Path) -> Path:
     (folder / "lock.json").write_text(json.dumps(lock))
     repositories = {"github.com/RLinf/RLinf.git": {"commit": "a" * 40}}
     built = f"wheelhouse/built/{'3' * 64}/built-1-cp311-cp311-linux_x86_64.whl"
-    files = {
-        "one": {"size": 7},
-        "link": {"link": "one"},
-        built: {"size": 3},
-        "assets/robots/arm": {"size": 20},
-        "assets/robots2": {"size": 1},
-    }
-    files["repos/github.com/RLinf/RLinf.git/HEAD"] = {"size": 9}
-    manifest = {"format": 1, "serial": 1, "files": files, "repositories": repositories}
+    sizes = {"one": 7, built: 3, "assets/robots/arm": 20, "assets/robots2": 1, "repos/github.com/RLinf/RLinf.git/HEAD": 9}
+    files = {path: {"size": size, "sha256": "0" * 64, "mtime_ns": 1} for path, size in sizes.items()}
+    manifest = {"format": 1, "serial": 1, "files": {**files, "link": {"link": "one"}}, "repositories": repositories}
     (root / "bundle.json").write_text(json.dumps(manifest))
     return root
 

@@ -56,8 +56,11 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
             for name, url in (("torch", "https://user:secret@index.example/torch.whl"), ("six", "https://index.example/six.whl"))
         ]
         write_json(bundle / "targets" / "commit" / target / "lock.json", {"python": "3.11", "packages": packages})
-    files = {f"wheelhouse/index/{name}.whl": {"size": size} for name, size in (("torch", 9_000_000), ("six", 12_000))}
-    write_json(bundle / "bundle.json", {"format": 1, "serial": 3, "files": files})
+    files = {
+        f"wheelhouse/index/{name}.whl": {"size": size, "sha256": "0" * 64, "mtime_ns": 1}
+        for name, size in (("torch", 9_000_000), ("six", 12_000))
+    }
+    write_json(bundle / "bundle.json", {"format": 1, "serial": 3, "files": files, "repositories": {}})
     return {"path": str(tmp_path / "report"), "bundle_dir": str(bundle), "template": str(TEMPLATE), "nodes": {}}
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError, PatchError
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._patch import Plan, patch, plan, restore
 from tests.support.checkouts import BRANCH, PYPROJECT, REQUIREMENTS, TAG, WHEEL, WHEEL_URL, make_bundle, make_checkout, snapshot, status
 from tests.support.kills import killed_at
@@ -122,6 +124,19 @@ def test_what_the_bundle_does_not_have_is_said(bundle: Path, tmp_path: Path, url
     assert [(item.colour, item.text) for item in found.messages] == [("yellow", f"[local-deps] {message}")]
     assert found.changes == () and len(found.fallbacks) == 1 and found.fallbacks[0].reason
     assert "secret" not in str(found.references)
+
+
+def test_a_wheel_that_the_manifest_does_not_list_is_not_referred_to(bundle: Path, tmp_path: Path) -> None:
+    sealed = Bundle(tmp_path / "sealed")
+    shutil.copytree(bundle, sealed.root, symlinks=True)
+    url = "n @ https://h/n-1-py3-none-any.whl"
+    for listed in (True, False):
+        (sealed.wheels / "n-1-py3-none-any.whl").unlink(missing_ok=True)
+        if listed:
+            (sealed.wheels / "n-1-py3-none-any.whl").write_bytes(b"a wheel")
+        _bundle.seal(sealed)
+        (sealed.wheels / "n-1-py3-none-any.whl").write_bytes(b"a wheel")
+        assert bool(planned(sealed.root, tmp_path, url).fallbacks) is not listed
 
 
 def test_the_refs_of_sources_are_looked_for_as_what_they_are(bundle: Path, tmp_path: Path) -> None:

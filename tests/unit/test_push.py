@@ -156,6 +156,29 @@ def test_only_what_differs_is_sent_and_what_is_too_much_is_named(site: Site) -> 
     assert result["extra"] == {"count": 1, "first": ["wheels/a-1-py3-none-any.whl"], "by_name": True}
 
 
+def test_what_a_swarm_runs_on_a_node_is_judged_before_it_is_sent(site: Site) -> None:
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wheel = site.bundle / "tools" / "swarm" / "libtorrent.whl"
+    wheel.parent.mkdir()
+    wheel.write_text("signed")
+    (site.bundle / "records").mkdir()
+    (site.bundle / "records" / "swarm.json").write_text(json.dumps({"wheels": {python: [{"filename": wheel.name}]}}))
+    key = site.work / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    seal(Bundle(site.bundle), key=key)
+    signers = f"me {key.with_name('key.pub').read_text()}"
+    given = {"state": "seen", "verify": {"stamp": str(site.work / "state" / "bundle.json"), "trusted_signers": signers}}
+    status = wheel.stat()
+    wheel.write_text("forged")
+    os.utime(wheel, ns=(status.st_atime_ns, status.st_mtime_ns))
+    refused = site(given=given)
+    assert refused["failed"] and "1 damaged: tools/swarm/libtorrent.whl" in refused["msg"]
+    assert not (site.dest / "tools").exists()
+    wheel.write_text("signed")
+    accepted = site(given=given)
+    assert not accepted["failed"] and (site.dest / "tools" / "swarm" / "libtorrent.whl").read_text() == "signed" and "peer" in accepted
+
+
 def test_what_was_pushed_is_verified_and_a_former_bundle_removed_on_request(site: Site, tree_hash: TreeHash) -> None:
     given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
     checked = site("--check", given=given)

@@ -45,7 +45,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asse
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, effective_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import Package as EffectivePackage
-from ansible_collections.rlinf.offline.plugins.module_utils._errors import LockError, OfflineError, TargetError
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, LockError, OfflineError, TargetError
 from ansible_collections.rlinf.offline.plugins.module_utils._existing import Existing
 from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records
 from ansible_collections.rlinf.offline.plugins.module_utils._files import switch_link
@@ -53,6 +53,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._git import session
 from ansible_collections.rlinf.offline.plugins.module_utils._install import Installer, Wanted
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import Journal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._records import read_lock, read_locks
 from ansible_collections.rlinf.offline.plugins.module_utils._releases import before_push
@@ -190,12 +191,104 @@ def as_json(document: Any) -> st.SearchStrategy[bytes]:
     return altered(document).map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")) | st.binary(max_size=40)
 
 
+def with_files(**files: Any) -> bytes:
+    return json.dumps({**MANIFEST, "files": files}).encode()
+
+
 @trials
 @given(as_json(MANIFEST))
-def test_the_manifest(bundle: Bundle, content: bytes) -> None:
-    bundle.manifest.write_bytes(content)
-    answers(lambda: _bundle.read_manifest(bundle))
-    answers(lambda: _bundle.read_stamp(bundle.manifest, bundle))
+@example(json.dumps({**MANIFEST, "serial": "x"}).encode())
+@example(json.dumps({key: value for key, value in MANIFEST.items() if key != "serial"}).encode())
+@example(with_files(**{"wheels/a": 1}))
+@example(with_files(**{"wheels/a": {}}))
+@example(with_files(**{"wheels/a": {"size": 1}}))
+@example(with_files(**{"wheels/a": {"size": 1, "sha256": "0", "mtime_ns": 1, "link": "b"}}))
+def test_the_manifest(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    made = Bundle(tmp_path_factory.mktemp("sealed"))
+    made.wheels.mkdir()
+    for name in ("a", "b"):
+        (made.wheels / name).write_text("x")
+
+    def again() -> None:
+        made.manifest.write_bytes(content)
+
+    stamp = made.root.parent / "stamp.json"
+    for read in (
+        lambda: _bundle.read_manifest(made),
+        lambda: _bundle.verify(made),
+        lambda: _bundle.verify(made, stamp=stamp),
+        lambda: _bundle.prune(made, check=True),
+        lambda: mend(made, check=True),
+        lambda: mend(made, full=True),
+        lambda: _bundle.seal(made),
+        lambda: _fit.offer(made.root, [TARGET], CATALOG),
+    ):
+        again()
+        answers(read)
+
+
+@pytest.mark.parametrize("path", ["../x.git/HEAD", "repos/../../x.git/HEAD", "/x.git/HEAD", "wheels//a", "wheels/./a", "wheels/", ""])
+def test_a_manifest_names_nothing_outside_of_the_bundle(tmp_path: Path, path: str) -> None:
+    """Whoever removes what is damaged would remove it there."""
+    made = Bundle(tmp_path / "bundle")
+    other = tmp_path / "x.git"
+    other.mkdir()
+    made.repos.mkdir(parents=True)
+    made.manifest.write_bytes(with_files(**{path: {"size": 1, "sha256": "0" * 64, "mtime_ns": 1, "origin": None}}))
+    with pytest.raises(BundleError, match="is no path in it"):
+        mend(made, full=True)
+    assert other.is_dir()
+
+
+STAMP = {
+    "format": 1,
+    "manifest": "0" * 64,
+    "serial": 1,
+    "signed_by": None,
+    "files": {"wheels/a": [1, 1, 1, "0" * 64]},
+    "former": {"wheels/b": [1, 1, 1, "0" * 64]},
+}
+
+
+@trials
+@given(altered(STAMP))
+@example({**{key: value for key, value in STAMP.items() if key != "serial"}, "files": {}, "former": {}})
+def test_what_was_verified(tmp_path_factory: pytest.TempPathFactory, document: Any) -> None:
+    made = Bundle(tmp_path_factory.mktemp("stamped"))
+    made.wheels.mkdir()
+    (made.wheels / "a").write_text("x")
+    _bundle.seal(made)
+    stamp = made.root.parent / "stamp.json"
+    named = {**document, "bundle": str(made.root.resolve())} if isinstance(document, dict) else document
+    for read in (lambda: _bundle.prune(made, stamp=stamp), lambda: _bundle.verify(made, stamp=stamp)):
+        stamp.write_bytes(json.dumps(named).encode("utf-8", "surrogatepass"))
+        read()
+    assert not _bundle.verify(made, stamp=stamp).changed
+
+
+SOURCED = {"packages": [{"path": "wheels/a", "source": {"url": "https://h.example/a", "commit": None, "subdirectory": None}}], "build": []}
+ASSET = {"data": {"url": "https://h.example/d.tar.gz", "sha256": None, "strip": False, "tree": "0"}}
+
+
+@trials
+@given(as_json(RECORDS), as_json(FROZEN), as_json(ASSET), as_json(SOURCED))
+@example(b'{"u": 1}', b"{}", b"{}", json.dumps({"packages": [{"path": "wheels/a"}]}).encode())
+@example(b'{"u": {"sha256": [], "size": 1}}', b"{}", b"{}", json.dumps(SOURCED).encode())
+@example(b"{}", b'{"h/a/b.git": {}}', b"{}", json.dumps(SOURCED).encode())
+@example(b"{}", b"{}", b'{"a": {}}', json.dumps(SOURCED).encode())
+@example(b"{}", b"{}", b'{"a": 1}', json.dumps(SOURCED).encode())
+def test_where_a_sealed_file_came_from(bundle: Bundle, urls: bytes, repositories: bytes, assets: bytes, lock: bytes) -> None:
+    contents = {"urls.json": urls, "repositories.json": repositories, "assets.json": assets}
+    place = bundle.targets / "commit" / "sealed" / "lock.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(lock)
+    for name, content in contents.items():
+        (bundle.records / name).write_bytes(content)
+    bundle.manifest.unlink(missing_ok=True)
+    answers(lambda: _bundle.seal(bundle))
+    place.unlink()
+    for name in contents:
+        (bundle.records / name).unlink()
 
 
 @trials

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.rlinf.offline.plugins.filter.rlinf import FilterModule
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey
 from tests.support.catalog import shipped
 
@@ -122,3 +125,37 @@ def test_rsync_comes_before_the_bundle_where_it_is_not(tmp_path: Path, changes: 
     found = FILTERS["rlinf_before_push"](node, str(tmp_path), state)
     wanted = [f"apt/debian-12/amd64/{name}" for name in ("rsync_3_amd64.deb", "Packages", "Release", "packages.json")]
     assert found == (wanted if comes else [])
+
+
+def test_what_comes_before_the_bundle_is_judged_where_signers_are_trusted(tmp_path: Path) -> None:
+    bundle = Bundle(tmp_path / "bundle")
+    folder = bundle.apt("debian-12", "amd64")
+    names = [str((folder / name).relative_to(bundle.root)) for name in ("rsync_3_amd64.deb", "packages.json")]
+    folder.mkdir(parents=True)
+    for name in names:
+        (bundle.root / name).write_text(name)
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    signers = f"me {key.with_name('key.pub').read_text()}"
+
+    def signed(trusted: str = signers, given: list[str] = names) -> Any:
+        return FILTERS["rlinf_signed"](given, str(bundle.root), trusted)
+
+    _bundle.seal(bundle)
+    assert signed("") == names
+    with pytest.raises(AnsibleFilterError, match="is not signed, and only what a trusted signer has signed is accepted"):
+        signed()
+    _bundle.seal(bundle, key=key)
+    assert signed() == names
+    # anything else may be as it likes here: it is verified on the node
+    (folder / "other.deb").write_text("other")
+    assert signed() == names
+    with pytest.raises(AnsibleFilterError, match=r"1 extra: apt/debian-12/amd64/other\.deb"):
+        signed(given=[*names, "apt/debian-12/amd64/other.deb"])
+    (folder / "rsync_3_amd64.deb").write_text("RSYNC".ljust(len(names[0])))
+    with pytest.raises(AnsibleFilterError, match=r"1 damaged: apt/debian-12/amd64/rsync_3_amd64\.deb"):
+        signed()
+    (folder / "rsync_3_amd64.deb").unlink()
+    with pytest.raises(AnsibleFilterError, match=r"1 missing: apt/debian-12/amd64/rsync_3_amd64\.deb"):
+        signed()
+    assert signed("") == names

@@ -183,7 +183,7 @@ def test_what_changed_is_noticed(site: Site, tmp_path: Path) -> None:
     assert site.changed(site()) == ["gitconfig"]
     moved = tmp_path / "moved"
     shutil.copytree(site.bundle, moved)
-    assert site.changed(site(bundle=moved)) == ["gitconfig", "uv.toml"]
+    assert site.changed(site(bundle=moved)) == ["gitconfig"]
     site()
     (site.prefix / "tools" / "uv").write_bytes(b"cut off")
     assert site.changed(site()) == ["uv"]
@@ -227,9 +227,11 @@ def test_uv_takes_its_settings(site: Site, tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "UV_CONFIG_FILE": str(site.prefix / "tools" / "uv.toml"), "UV_CACHE_DIR": str(tmp_path / "cache")}
     target = site.prefix / "runtime" / "bin" / "python"
     uv = site.prefix / "tools" / "uv"
-    subprocess.run([uv, "pip", "install", "--dry-run", "-p", target, "alpha"], check=True, capture_output=True, env=env)
-    other = subprocess.run([uv, "pip", "install", "--dry-run", "-p", target, "beta"], check=False, capture_output=True, text=True, env=env)
-    assert other.returncode and "beta was not found in the provided package locations" in other.stderr
+    command = [uv, "pip", "install", "--dry-run", "-p", target, "alpha"]
+    # no index, and no folder but those that it is told
+    alone = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    assert alone.returncode and "alpha was not found in the provided package locations" in alone.stderr
+    subprocess.run([*command, "--find-links", site.bundle / "wheelhouse" / "index"], check=True, capture_output=True, env=env)
 
 
 def test_a_first_check_before_the_push_is_no_error(site: Site) -> None:

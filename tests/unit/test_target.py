@@ -541,6 +541,19 @@ def test_a_damaged_asset_is_copied_again(world: World, run_module: Run) -> None:
     assert not run_module("rlinf_target", world.args)["changed"]
 
 
+def test_only_what_the_manifest_lists_of_an_asset_is_copied(world: World, run_module: Run) -> None:
+    """Whatever else lies in its folder, by the name of a directory that is listed or of none."""
+    write(world.bundle.assets / PHYSX / "deep" / "listed.txt", "listed")
+    world.seal()
+    for name in ("planted.py", "deep/planted.py", "planted/deep/planted.py"):
+        write(world.bundle.assets / PHYSX / name, "raise SystemExit")
+    (world.bundle.assets / PHYSX / "planted.so").symlink_to("libphysx.so")
+    run_module("rlinf_target", world.args)
+    asset = world.prefix / "assets" / PHYSX
+    assert sorted(str(path.relative_to(asset)) for path in asset.rglob("*")) == ["deep", "deep/listed.txt", "libphysx.so", "libphysx.so.1"]
+    assert not run_module("rlinf_target", world.args)["changed"]
+
+
 def test_assets_in_a_directory_of_the_users(world: World, run_module: Run) -> None:
     args = {**world.args, "assets_dir": str(world.root / "shared")}
     write(world.root / "shared" / PHYSX / "libphysx.so", "the user's")

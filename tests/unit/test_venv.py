@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._runtime import UV_CONFIG
 from tests.support.environments import PYTHON, Run, Site
 from tests.support.wheels import build_wheel, source_tree, write_tree
 from tests.unit.conftest import ModuleFailed
@@ -129,6 +130,23 @@ def test_the_diff_names_what_comes_goes_and_changes(site: Site) -> None:
     assert changed["before"].startswith("alpha==1.0 ") and changed["after"].startswith("alpha==2.0 ")
     assert "alpha==1.0" in result["diff"]["before"] and "alpha==2.0" in result["diff"]["after"]
     assert site.imports("import alpha; print(alpha.__version__)") == "1.0"
+
+
+def test_what_an_editable_is_built_with_is_what_the_lock_says(site: Site, tmp_path: Path) -> None:
+    """A newer file beside it, which no lock names, is not looked at, though it would fit."""
+
+    def backend(version: str) -> Path:
+        code = source_tree("edit", "0.1")["_backend.py"] + f"\nopen({str(tmp_path / 'used')!r}, 'w').write({version!r})\n"
+        return build_wheel(site.index, "bk", version, modules={"bk.py": code})
+
+    lock = site.lock(build_wheel(site.index, "alpha", "1.0"))
+    site.tell(lock, build=[backend("1.0")])
+    backend("999")
+    pyproject = '[project]\nname = "edit"\nversion = "0.1"\n[build-system]\nrequires = ["bk"]\nbuild-backend = "bk"\n'
+    editable = write_tree(tmp_path / "src", {"edit.py": "", "pyproject.toml": pyproject})
+    write_tree(site.prefix / "tools", {"uv.toml": UV_CONFIG})
+    site(lock, editables=[{"package": "edit", "path": str(editable)}], imports=["edit"])
+    assert (tmp_path / "used").read_text() == "1.0"
 
 
 def test_every_kill_point_leaves_the_former_environment_and_converges(site: Site, tmp_path: Path, tree_hash: Callable[..., Any]) -> None:

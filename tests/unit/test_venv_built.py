@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.support.environments import Run, Site
 from tests.support.repack import repack
 from tests.support.wheels import build_sdist, build_wheel, sha256, write_tree
@@ -112,11 +114,26 @@ def test_a_wheel_that_the_bundle_brought_is_used(site: Node, tmp_path: Path) -> 
     lock = site.sources()
     site(lock, env=site.compiling)
     shutil.copytree(site.prefix / "state" / "built", site.bundle / "wheelhouse" / "built")
+    _bundle.seal(Bundle(site.bundle))
     other = replace(site, prefix=tmp_path / "other")
     assert other(lock)["built"] == [] and other.kernel == "for torch 2.6.0 with pytorch" and not (other.prefix / "state" / "built").exists()
     found = other(lock, state="verified")["installed"]
     assert any(package["source"].startswith("wheelhouse/built/") for package in found)
     assert len(site.calls) == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_wheel_that_the_manifest_does_not_list_is_not_used(site: Node, known: bool) -> None:
+    """Neither one of another name nor, *known*, another of a name that it lists."""
+    lock = site.sources()
+    digest = next((site.bundle / "wheelhouse" / "source").glob("?" * 64)).name
+    place = Bundle(site.bundle).built / digest
+    if known:
+        build_wheel(place, NAME, "2.1.0", modules={"te/__init__.py": ""})
+    _bundle.seal(Bundle(site.bundle))
+    build_wheel(place, NAME, "2.1.0", modules={"te/__init__.py": "raise SystemExit", "te/kernel.txt": "planted"})
+    _bundle.verify(Bundle(site.bundle), stamp=site.prefix / "stamp.json") if not known else None
+    assert site(lock, env=site.compiling)["built"] and site.kernel == "for torch 2.6.0 with pytorch"
 
 
 def test_without_the_compiler_three_ways_out_are_named(site: Node) -> None:
