@@ -195,7 +195,11 @@ def test_the_bastion_bundles_what_any_node_wants() -> None:
 
 
 def test_python_by_target_by_version_or_for_all(catalog: dict[str, Any]) -> None:
-    python = FILTERS["rlinf_python"]
+    def python(*given: Any) -> str:
+        catalog, target, *rest = given
+        found: dict[str, str] = FILTERS["rlinf_target_pythons"](catalog, [target], *rest)
+        return found[target]
+
     node = {
         "pythons": [
             {"path": "/broken", "problem": "no answer"},
