@@ -195,7 +195,10 @@ def rlinf_misfits(
     offers: dict[Any, _fit.Offer] = {}
     found: list[dict[str, Any]] = []
     for host, wish in _fleet(hostvars, hosts, settings, catalog).items():
-        said = hostvars[host].get("__rlinf_node_info") or {}
+        said = hostvars[host].get("__rlinf_node_info")
+        if said is None:
+            # its batch of the play comes later
+            continue
         if "node" not in said:
             found += _fit.silent(host, str(said.get("msg", "")))
             continue

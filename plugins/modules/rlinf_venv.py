@@ -254,7 +254,7 @@ generation:
 digest:
   description: The SHA-256 of lock, interpreter, exports and scripts.
   type: str
-  returned: success
+  returned: success, for one target
 reason:
   description: Why something was, or would be, done.
   type: str
@@ -407,7 +407,7 @@ def main() -> None:
     if targets := module.params["targets"]:
         work = partial(for_each, work=work)
         if len(targets) == 1:
-            # which the record of the step is of (rlinf_air_gap)
+            # what the record of the step is of (rlinf_air_gap), as the digest is
             module.params["target"] = targets[0]
     finish(module, lambda: work(module))
 
@@ -441,7 +441,9 @@ def for_each(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, An
         return Answer({"name": name, "state": params["state"], **said})
 
     outcomes = [attempt(name, partial(one, name)) for name in params["targets"]]
-    together = {key: found for key, found in shown.items() if found}
+    together: dict[str, Any] = {key: found for key, found in shown.items() if found}
+    if len(outcomes) == 1 and "digest" in outcomes[0].json:
+        together["digest"] = outcomes[0].json["digest"]
     try:
         return {**answer(outcomes, "targets", diff=False), **together}
     except OfflineError as error:
