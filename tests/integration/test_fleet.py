@@ -73,6 +73,28 @@ def test_what_is_recorded_by_target_is_installed_one_after_the_other(cycle: Cycl
     assert all(proof["environments"][target]["made_by"].startswith(f"rlinf_venv-{target}-present-") for target in TARGETS)
 
 
+def test_nodes_that_share_a_prefix_bring_and_install_everything_once_and_verify_at_the_same_time(cycle: Cycle) -> None:
+    shared = {"rlinf_prefix": str(cycle.work / "shared"), "rlinf_push_engine": "shared", "rlinf_shared_prefix": True}
+    names = ("gpu31", "gpu32")
+    inventory = cycle.write_inventory("shared", nodes_of(cycle, *names, rlinf_targets=["one"], **shared), CATALOG)
+    first = results_of(cycle.play("site", inventory=inventory).output)
+    changed = Counter(task for task, _host, came in first if came == "changed")
+    assert {changed[task] for task in changed if task.startswith(("Bring what", "Make the node", "Put in place"))} == {1}, changed
+    assert executed(cycle, names[0], inventory) == executed(cycle, names[1], inventory) == {"rlinf_node_info": 1, "rlinf_venv": 1}
+    # one that others share may be read by all at once
+    own = {name: {"rlinf_prefix": str(cycle.work / name), "rlinf_bundle_dir": str(cycle.work / "share")} for name in ("gpu33", "gpu34")}
+    hosts = {name: {**variables, "rlinf_push_engine": "shared", "rlinf_targets": ["one"]} for name, variables in own.items()}
+    output = cycle.play("push", inventory=cycle.write_inventory("share", hosts, CATALOG)).output
+    came = [(task, what) for task, _host, what in results_of(output) if task.startswith(("Bring what", "Verify"))]
+    assert sorted(came) == [
+        ("Bring what is missing of a directory that nodes share", "changed"),
+        ("Bring what is missing of a directory that nodes share", "ok"),
+        ("Verify the bundle", "changed"),
+        ("Verify the bundle", "changed"),
+    ]
+    assert all((cycle.work / name / "state" / "bundle.json").is_file() for name in own)
+
+
 # -- one batch after the other ---------------------------------------------------------------------------------------------------------
 
 NODES = ("gpu11", "gpu12", "gpu13")

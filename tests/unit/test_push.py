@@ -156,6 +156,20 @@ def test_only_what_differs_is_sent_and_what_is_too_much_is_named(site: Site) -> 
     assert result["extra"] == {"count": 1, "first": ["wheels/a-1-py3-none-any.whl"], "by_name": True}
 
 
+def test_what_nodes_share_is_brought_by_one_and_verified_by_each_later(site: Site) -> None:
+    given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}, "state": "brought"}
+    brought = site(given=given)
+    assert brought["changed"] and brought["files"] == 6 and "accepted" not in brought and not (site.work / "state").exists()
+    (site.bundle / "tools" / "b").write_text("b")
+    seal(Bundle(site.bundle))
+    site(given=given)
+    (site.bundle / "tools" / "b").unlink()
+    seal(Bundle(site.bundle))
+    # what would be one too many for whoever verifies is out of the way by then
+    assert site(given=given)["pruned"]["changed"] and not (site.dest / "tools" / "b").exists()
+    assert not site(given=given)["changed"]
+
+
 def test_what_was_pushed_is_verified_and_a_former_bundle_removed_on_request(site: Site, tree_hash: TreeHash) -> None:
     given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
     checked = site("--check", given=given)
