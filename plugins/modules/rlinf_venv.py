@@ -406,10 +406,7 @@ def main() -> None:
         work = partial(with_target, work=work)
     if targets := module.params["targets"]:
         work = partial(for_each, work=work)
-        if len(targets) == 1:
-            # what the record of the step is of (rlinf_air_gap), as the digest is
-            module.params["target"] = targets[0]
-    finish(module, lambda: work(module))
+    finish(module, lambda: work(module), target=" ".join(targets or [module.params["target"]]))
 
 
 @dataclass(frozen=True)
@@ -443,6 +440,7 @@ def for_each(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, An
     outcomes = [attempt(name, partial(one, name)) for name in params["targets"]]
     together: dict[str, Any] = {key: found for key, found in shown.items() if found}
     if len(outcomes) == 1 and "digest" in outcomes[0].json:
+        # of which its record is (rlinf_air_gap)
         together["digest"] = outcomes[0].json["digest"]
     try:
         return {**answer(outcomes, "targets", diff=False), **together}
