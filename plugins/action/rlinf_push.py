@@ -56,7 +56,7 @@ class ActionModule(Working):
             },
         },
         "accepted": {"type": "dict", "default": {}},
-        "state": {"type": "str", "choices": ["pushed", "seen"], "default": "pushed"},
+        "state": {"type": "str", "choices": ["pushed", "brought", "seen"], "default": "pushed"},
     }
     PLACE = "src"
 
@@ -66,7 +66,7 @@ class ActionModule(Working):
             return self._kept(self._with(self._result(reason="everything is there"), "accepted", arguments["accepted"]))
         result = self._push(bundle, Path(arguments["dest"]), arguments)
         # in check mode a node that something would be sent to still has what it had
-        settled = arguments["verify"] and arguments["state"] == "pushed" and not (self._task.check_mode and result["changed"])
+        settled = arguments["verify"] and arguments["state"] != "seen" and not (self._task.check_mode and result["changed"])
         return self._settle(result, arguments) if settled else result
 
     @staticmethod
@@ -78,17 +78,19 @@ class ActionModule(Working):
         return (known["digest"], known["signature"]) == (manifest_digest(bundle), signature_digest(bundle))
 
     def _settle(self, result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take out what only a former bundle had, and verify the bundle, by the module that runs on the node."""
+        """Take out what only a former bundle had, and verify the bundle unless somebody else does, by the module that runs on the node."""
         common = {"bundle_dir": arguments["dest"], "stamp": arguments["verify"]["stamp"]}
-        calls = {"accepted": {**common, **arguments["verify"], "targets": arguments["targets"], "release": arguments["release"]}}
+        calls = {}
         if result["extra"]["count"] and (arguments["prune"] or not result["extra"]["by_name"]):
-            calls = {"pruned": {**common, "state": "pruned", "former": arguments["prune"]}, **calls}
+            calls["pruned"] = {**common, "state": "pruned", "former": arguments["prune"]}
+        if arguments["state"] == "pushed":
+            calls["accepted"] = {**common, **arguments["verify"], "targets": arguments["targets"], "release": arguments["release"]}
         for key, given in calls.items():
             said = self._execute_module("rlinf.offline.rlinf_bundle", given, task_vars=self.variables)
             if said.get("failed") or said.get("unreachable"):
                 return {**result, **said}
             result = self._with(result, key, said)
-        return self._kept(result)
+        return self._kept(result) if "accepted" in result else result
 
     @staticmethod
     def _with(result: dict[str, Any], key: str, said: dict[str, Any]) -> dict[str, Any]:

@@ -115,18 +115,24 @@ def rlinf_fleet_targets(hostvars: Mapping[str, Any], hosts: Sequence[str], targe
     return list(dict.fromkeys(name for one, flag in wanted or [(targets, behavior)] for name in rlinf_target_names(one, flag)))
 
 
-def rlinf_python(catalog: Mapping[str, Any], target: str, setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None) -> str:
-    """Return the interpreter of a target, by version or path; where the node has one of the version, its path."""
-    wanted = _wishes.python_for(_select(catalog, [target])[0], setting)
-    found = _fit.interpreters(node, wanted) if node else []
-    return found[0] if found else wanted
+def rlinf_target_pythons(
+    catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Return the interpreter of each target, by version or path; where the host has one of the version, its path."""
+    return {target.name: _python(target, setting, node) for target in _select(catalog, targets)}
 
 
 def rlinf_pythons(
     catalog: Mapping[str, Any], targets: Sequence[str], setting: str | Mapping[str, str], node: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """Return the interpreter of each target's version of Python, by version or path; where the host has one of the version, its path."""
-    return {target.python: rlinf_python(catalog, target.name, setting, node) for target in _select(catalog, targets)}
+    return {target.python: _python(target, setting, node) for target in _select(catalog, targets)}
+
+
+def _python(target: Target, setting: str | Mapping[str, str], node: Mapping[str, Any] | None) -> str:
+    wanted = _wishes.python_for(target, setting)
+    found = _fit.interpreters(node, wanted) if node else []
+    return found[0] if found else wanted
 
 
 def rlinf_interpreters(
@@ -190,7 +196,10 @@ def rlinf_misfits(
     offers: dict[Any, _fit.Offer] = {}
     found: list[dict[str, Any]] = []
     for host, wish in _fleet(hostvars, hosts, settings, catalog).items():
-        said = hostvars[host].get("__rlinf_node_info") or {}
+        said = hostvars[host].get("__rlinf_node_info")
+        if said is None:
+            # its batch of the play comes later
+            continue
         if "node" not in said:
             found += _fit.silent(host, str(said.get("msg", "")))
             continue
@@ -367,7 +376,7 @@ class FilterModule:
             rlinf_mirrors,
             rlinf_target_names,
             rlinf_fleet_targets,
-            rlinf_python,
+            rlinf_target_pythons,
             rlinf_pythons,
             rlinf_local_prefix,
             rlinf_faults,

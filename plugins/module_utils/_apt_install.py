@@ -42,6 +42,11 @@ _QUIET = {
 }
 
 
+def pending(state: Path = SYSTEM_STATE) -> Path:
+    """Return the file that is there while a transaction of ours goes on, and after one that was cut off."""
+    return state / "pending"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What installing would do.
@@ -135,8 +140,7 @@ class Installer:
 
     @property
     def _pending(self) -> Path:
-        """Is there while a transaction of ours goes on."""
-        return self.state / "pending"
+        return pending(self.state)
 
     def resume(self) -> None:
         """Let dpkg finish what it was doing when a former run was cut off: apt refuses to begin anything before that.

@@ -49,18 +49,20 @@ AIR_GAP = "RLINF_AIR_GAP"
 """Environment variable of a module: the folder for the records of what it tries to reach (``rlinf_air_gap``). Without it nothing is recorded."""
 
 
-def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
+def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]], *, target: str = "") -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
 
     Credentials in the arguments' URLs are masked wherever they would come out, ``invocation`` included.
     What the result holds under ``warnings`` is shown as such. Whoever may read what is made does not depend on who makes it: the umask is
     022, for git, uv and scripts as well.
     An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
+
+    :param target: what the record of the step is of, by default the argument of that name.
     """
     os.umask(0o022)
     module.no_log_values |= secrets(module.params)
     try:
-        watched = _watched(module)
+        watched = _watched(module, target)
         result = work()
     except OfflineError as error:
         module.fail_json(msg=str(error), **error.details)
@@ -77,7 +79,7 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
         module.exit_json(**result)
 
 
-def _watched(module: AnsibleModule) -> Any:
+def _watched(module: AnsibleModule, target: str) -> Any:
     """Go on where nothing but this machine can be reached, and all that is tried is recorded, if that is asked for (``rlinf_air_gap``).
 
     A check changes nothing, and is not recorded.
@@ -91,7 +93,8 @@ def _watched(module: AnsibleModule) -> Any:
     from ansible_collections.rlinf.offline.plugins.module_utils._egress import enter
 
     name = module._name.rpartition(".")[2]
-    chosen = {key: module.params[key] for key in ("target", "state") if module.params.get(key)}
+    asked = {"target": target or module.params.get("target"), "state": module.params.get("state")}
+    chosen = {key: value for key, value in asked.items() if value}
     return enter(Path(folder), " ".join([name, *chosen.values()]), module=name, **chosen)
 
 

@@ -67,7 +67,7 @@ _ABOUT_PYTHON = (
 )
 # what a bundle and a path are described by, so that one that could not be looked at has the same keys
 _BUNDLE = ("present", "sealed", "digest", "serial", "verified", "accepted", "bytes", "files", "problem")
-_SYSTEM = ("release", "architecture", "missing", "problem")
+_SYSTEM = ("release", "architecture", "missing", "absent", "cut_off", "problem")
 _PATH = ("exists", "existing", "free_bytes", "free_inodes", "device", "mount", "type", "writable", "problem")
 _SHA256 = re.compile(rf'sha256 = "([0-9a-f]{{{SHORT}}})')
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:p\d+)?")
@@ -86,6 +86,7 @@ def gather(
     programs: Sequence[str] = (),
     packages: Mapping[str, Sequence[str]] | None = None,
     package_state: bool = False,
+    files: Sequence[str] = (),
     targets: Sequence[str] = (),
     trusted_signers: str = "",
     allow_downgrade: bool = False,
@@ -100,6 +101,7 @@ def gather(
     :param programs: names of programs to look for, beside :data:`TOOLS`.
     :param packages: the system packages that shall be there, by release; under an empty name those of any other.
     :param package_state: whether to return dpkg's whole state, too.
+    :param files: paths of configuration files of the system that shall be there.
     :param targets: those of this node, *trusted_signers* and *allow_downgrade*: what its bundle is accepted by.
     :param patience: seconds for each thing that could hang.
     """
@@ -120,7 +122,7 @@ def gather(
     questions: dict[str, Callable[[], Any]] = {
         "bundle": lambda: bundle_state(bundle, node),
         "gpus": lambda: gpus(patience),
-        "system": lambda: system(packages or {}, package_state),
+        "system": lambda: system(packages or {}, files, package_state),
         "pythons": lambda: find_pythons(pythons, home, patience, node),
         "tools": lambda: tools(programs, patience),
         **{f"path {name}": partial(file_system, place) for name, place in places.items()},
@@ -337,18 +339,20 @@ def distribution() -> dict[str, str | None]:
     return {"id": found.get("ID"), "version": found.get("VERSION_ID"), "name": found.get("PRETTY_NAME")}
 
 
-def system(packages: Mapping[str, Sequence[str]], package_state: bool = False) -> dict[str, Any]:
-    """Return release and architecture as a bundle names them, and which of the packages for this release are not installed.
+def system(packages: Mapping[str, Sequence[str]], files: Sequence[str] = (), package_state: bool = False) -> dict[str, Any]:
+    """Return release and architecture as a bundle names them, and what is not there of the packages for this release and of *files*.
 
-    Without dpkg there is no architecture and nothing is missing that could be named.
+    ``cut_off`` says that an installation of ours did not come to its end. Without dpkg there is no architecture, and no package is missing
+    that could be named.
     """
     release = _apt_install.release_name()
+    found = {"release": release, "absent": [path for path in files if not Path(path).exists()], "cut_off": _apt_install.pending().exists()}
     if not shutil.which("dpkg-query", path=_search()):
-        return {"release": release}
+        return found
     wanted = packages.get(release, packages.get("", ()))
     missing = sorted(set(wanted) - _apt_install.installed())
     state = {"state": _apt_install.package_state()} if package_state else {}
-    return {"release": release, "architecture": _apt_install.dpkg_architecture(), "missing": missing, **state}
+    return {**found, "architecture": _apt_install.dpkg_architecture(), "missing": missing, **state}
 
 
 def container() -> str | None:

@@ -54,6 +54,11 @@ options:
     description: Whether to return the state of every system package, from which apt can resolve on another machine.
     type: bool
     default: false
+  files:
+    description: Absolute paths of configuration files of the system that shall be there.
+    type: list
+    elements: str
+    default: []
   targets:
     description: The targets of the node, for which alone its bundle must be whole.
     type: list
@@ -140,7 +145,8 @@ node:
     system:
       description:
         - C(release) such as V(debian-12), and C(architecture) in Debian's words, none where there is no dpkg.
-        - C(missing) names the packages asked for that are not installed. Or a C(problem).
+        - C(missing) names the packages asked for that are not installed, C(absent) the O(files) that are not there. C(cut_off) says whether an
+          installation by M(rlinf.offline.rlinf_apt_install) did not come to its end. Or a C(problem).
         - C(state) is what dpkg says of every package, with O(package_state=true).
       type: dict
     container:
@@ -191,6 +197,7 @@ ARGUMENTS: dict[str, Any] = {
     "programs": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "dict", "default": {}},
     "package_state": {"type": "bool", "default": False},
+    "files": {"type": "list", "elements": "str", "default": []},
     "targets": {"type": "list", "elements": "str", "default": []},
     "trusted_signers": {"type": "str", "default": ""},
     "allow_downgrade": {"type": "bool", "default": False},

@@ -35,9 +35,14 @@ options:
     type: path
     required: true
   target:
-    description: The name of the target, which names the environment.
+    description: The name of the target, which names the environment. This or O(targets) is needed.
     type: str
-    required: true
+  targets:
+    description:
+      - Several targets instead of O(target), one after the other; for a node that costs less than a call for each. One that fails stops no other.
+      - What is done in a call is recorded as one step (C(rlinf_air_gap)), which has to be of one target.
+    type: list
+    elements: str
   state:
     description:
       - V(present) has the environment of the lock current.
@@ -70,6 +75,10 @@ options:
       - A version is looked for on PATH. None is ever downloaded.
       - With O(mode=existing) it is that of the environment, whatever is given.
     type: str
+  pythons:
+    description: O(python) of each of O(targets), by its name.
+    type: dict
+    default: {}
   mode:
     description:
       - V(own) has environments of this collection's own, built aside and switched to.
@@ -225,6 +234,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+results:
+  description:
+    - What became of each target. C(name), C(changed), C(state) (that asked for, or V(failed)), C(reason), C(seconds), and whatever else is returned
+      for one target, but for what is shown of all together.
+  type: list
+  elements: dict
+  returned: with O(targets)
 venv:
   description: The link to the current environment, or the existing one.
   type: str
@@ -238,7 +254,7 @@ generation:
 digest:
   description: The SHA-256 of lock, interpreter, exports and scripts.
   type: str
-  returned: success
+  returned: success, for one target
 reason:
   description: Why something was, or would be, done.
   type: str
@@ -313,6 +329,8 @@ gpu:
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +338,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import AUTO, CHOICES
+from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, TARGET, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
@@ -328,10 +347,12 @@ from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "prefix": {"type": "path", "required": True},
-    "target": {"type": "str", "required": True},
+    "target": {"type": "str"},
+    "targets": {"type": "list", "elements": "str"},
     "state": {"type": "str", "choices": ["present", "verified", "rolled_back", "withdrawn"], "default": "present"},
     "lock": {"type": "path"},
     "python": {"type": "str"},
+    "pythons": {"type": "dict", "default": {}},
     "mode": {"type": "str", "choices": ["own", "existing"], "default": "own"},
     "path": {"type": "path"},
     "editables": {
@@ -372,6 +393,8 @@ def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
         required_if=[("state", "present", ("lock", "catalog"), True)],
+        required_one_of=[("target", "targets")],
+        mutually_exclusive=[("target", "targets")],
         supports_check_mode=True,
     )
     require(module, ["git", "packaging", "tomlkit"], ON_NODE)
@@ -379,8 +402,51 @@ def main() -> None:
     if module.params["mode"] == "existing":
         states |= {"present": present_in_existing, "verified": verified_in_existing, "rolled_back": refused}
     work = states[module.params["state"]]
-    placing = module.params["catalog"] is not None and module.params["state"] in ("present", "verified")
-    finish(module, lambda: with_target(module, work) if placing else work(module))
+    if module.params["catalog"] is not None and module.params["state"] in ("present", "verified"):
+        work = partial(with_target, work=work)
+    if targets := module.params["targets"]:
+        work = partial(for_each, work=work)
+    finish(module, lambda: work(module), target=" ".join(targets or [module.params["target"]]))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one target of several."""
+
+    json: dict[str, Any]
+    diff: dict[str, str] = field(default_factory=dict)
+
+
+def for_each(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> dict[str, Any]:
+    """Do *work* for one target after the other.
+
+    :raises OfflineError: some failed; each is named, and what became of all is among the details.
+    """
+    params = module.params
+    shown: dict[str, list[Any]] = {"diff": [], "messages": [], "warnings": []}
+
+    def one(name: str) -> Answer:
+        module.params = {**params, "target": name, "python": params["pythons"].get(name, params["python"])}
+        try:
+            said = work(module)
+        finally:
+            # what is said of the call is what it was called with
+            module.params = params
+        for key, all_of_them in shown.items():
+            found = said.pop(key, [])
+            all_of_them += found if isinstance(found, list) else [found]
+        return Answer({"name": name, "state": params["state"], **said})
+
+    outcomes = [attempt(name, partial(one, name)) for name in params["targets"]]
+    together: dict[str, Any] = {key: found for key, found in shown.items() if found}
+    if len(outcomes) == 1 and "digest" in outcomes[0].json:
+        # of which its record is (rlinf_air_gap)
+        together["digest"] = outcomes[0].json["digest"]
+    try:
+        return {**answer(outcomes, "targets", diff=False), **together}
+    except OfflineError as error:
+        error.details.update(together)
+        raise
 
 
 def with_target(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> dict[str, Any]:

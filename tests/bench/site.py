@@ -198,7 +198,8 @@ def _measured(work: Path, cycle: Cycle, count: int, runs: int) -> dict[str, Any]
 def _text(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{datetime.date.today():%Y-%m-%d}: the tests' small world's `{TARGET}`, {os.cpu_count()} cores on which all nodes run as well. First run, then the",
-        f"median of further ones, which change nothing. The peer is `{PLAIN.relative_to(PLAIN.parents[3])}`. `make bench-site`",
+        "median of further ones, which change nothing. System packages are left alone on both sides (`rlinf_system_packages_state: ignored`), since the",
+        f"nodes' are this machine's. The peer is `{PLAIN.relative_to(PLAIN.parents[3])}`. `make bench-site`",
         "",
         "| nodes | first, s | again, s | again, s per node | of it control node, core s per node | changed | plain, first / ours | plain, again / ours |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -148,14 +148,14 @@ class Cycle:
         return inventory
 
     def play(self, name: str, *extra: str, inventory: Path | None = None, **env: str) -> Play:
-        """Run the playbook ``rlinf.offline.<name>``, the bastion's with network, the node's without.
+        """Run the playbook ``rlinf.offline.<name>``, the bastion's with network, the node's without; or that at a path.
 
         :param inventory: by default that of all nodes.
         :param env: variables over those of :meth:`environment`.
         :raises PlayFailed: it ended with another status than 0.
         """
         command: list[str | Path] = [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory or self.inventory]
-        command += [f"rlinf.offline.{name}", *extra]
+        command += [name if name.endswith(".yml") else f"rlinf.offline.{name}", *extra]
         if name == "restore":
             command += ["-e", "rlinf_restore_confirm=true"]
         if self.offline and name != "download":

@@ -179,6 +179,20 @@ def test_what_a_swarm_runs_on_a_node_is_judged_before_it_is_sent(site: Site) -> 
     assert not accepted["failed"] and (site.dest / "tools" / "swarm" / "libtorrent.whl").read_text() == "signed" and "peer" in accepted
 
 
+def test_what_nodes_share_is_brought_by_one_and_verified_by_each_later(site: Site) -> None:
+    given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}, "state": "brought"}
+    brought = site(given=given)
+    assert brought["changed"] and brought["files"] == 6 and "accepted" not in brought and not (site.work / "state").exists()
+    (site.bundle / "tools" / "b").write_text("b")
+    seal(Bundle(site.bundle))
+    site(given=given)
+    (site.bundle / "tools" / "b").unlink()
+    seal(Bundle(site.bundle))
+    # what would be one too many for whoever verifies is out of the way by then
+    assert site(given=given)["pruned"]["changed"] and not (site.dest / "tools" / "b").exists()
+    assert not site(given=given)["changed"]
+
+
 def test_what_was_pushed_is_verified_and_a_former_bundle_removed_on_request(site: Site, tree_hash: TreeHash) -> None:
     given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
     checked = site("--check", given=given)

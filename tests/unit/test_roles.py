@@ -68,10 +68,20 @@ def test_playbook_gathers_no_facts(playbook: Path) -> None:
     assert all(play.get("gather_facts") is False for play in plays if "hosts" in play)
 
 
-def test_site_judges_every_node_before_anything_changes() -> None:
-    (play,) = load(ROOT / "playbooks" / "site.yml")
+@pytest.mark.parametrize("name", ["site", "push"])
+def test_every_node_is_judged_before_the_first_batch_begins(name: str) -> None:
+    judging, play = load(ROOT / "playbooks" / f"{name}.yml")
+    assert judging["ansible.builtin.import_playbook"] == "preflight.yml" and "serial" not in load(ROOT / "playbooks" / "preflight.yml")[0]
     roles = [(task.get("ansible.builtin.import_role") or task["ansible.builtin.include_role"])["name"] for task in play["tasks"]]
-    assert roles == [f"rlinf.offline.{name}" for name in ("preflight", "push", "prepare", "install_target", "verify")]
+    wanted = ("push", "prepare", "install_target", "verify") if name == "site" else ("push",)
+    assert roles == [f"rlinf.offline.{role}" for role in wanted]
+
+
+@pytest.mark.parametrize("name", ["site", "push", "prepare", "install", "restore", "rollback"])
+def test_what_changes_nodes_does_so_in_batches(name: str) -> None:
+    play = load(ROOT / "playbooks" / f"{name}.yml")[-1]
+    assert play["serial"] == "{{ rlinf_serial | default('100%') }}"
+    assert play["max_fail_percentage"] == "{{ rlinf_max_fail_percentage | default(100) }}"
 
 
 @pytest.mark.parametrize(("file", "names"), [("runtime-requirements.txt", []), ("swarm-requirements.txt", ["libtorrent"])])
@@ -195,7 +205,11 @@ def test_the_bastion_bundles_what_any_node_wants() -> None:
 
 
 def test_python_by_target_by_version_or_for_all(catalog: dict[str, Any]) -> None:
-    python = FILTERS["rlinf_python"]
+    def python(*given: Any) -> str:
+        catalog, target, *rest = given
+        found: dict[str, str] = FILTERS["rlinf_target_pythons"](catalog, [target], *rest)
+        return found[target]
+
     node = {
         "pythons": [
             {"path": "/broken", "problem": "no answer"},

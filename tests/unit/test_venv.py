@@ -501,3 +501,26 @@ def test_the_stamp_holds_what_was_built(site: Site) -> None:
     stamp = json.loads((site.link / "rlinf.json").read_text())
     assert stamp["digest"] == result["digest"] and result["generation"] == f"openvla-{result['digest'][:12]}"
     assert list(stamp["packages"]) == ["alpha"] and stamp["target"] == "openvla"
+
+
+def test_several_targets_in_one_call_stay_apart(site: Site) -> None:
+    one = site.lock(build_wheel(site.index, "alpha", "1.0"))
+    together = {"targets": ["first", "second"], "pythons": {"first": sys.executable, "second": "/nowhere/python"}}
+    arguments = {"prefix": str(site.prefix), "bundle_dir": str(site.bundle), "lock": str(one), **together}
+    with pytest.raises(ModuleFailed) as caught:
+        site.run_module("rlinf_venv", arguments)
+    done, failed = caught.value.result["results"]
+    assert (done["name"], done["state"], done["changed"], done["venv"]) == ("first", "present", True, str(site.prefix / "venvs" / "first"))
+    assert (failed["name"], failed["state"], failed["changed"]) == ("second", "failed", False)
+    assert str(caught.value).splitlines()[0] == "1 of 2 targets failed:" and "second: The interpreter /nowhere/python" in str(caught.value)
+    assert "first:" not in str(caught.value)
+
+    arguments["pythons"] = {"first": sys.executable, "second": sys.executable}
+    would = site.run_module("rlinf_venv", arguments, check=True, diff=True)
+    did = site.run_module("rlinf_venv", {**arguments, "verify": True}, diff=True)
+    assert [(result["name"], result["changed"], result["verified"]) for result in did["results"]] == [
+        ("first", False, 1),
+        ("second", True, 1),
+    ]
+    assert would["diff"] == did["diff"] and len(did["diff"]) == 2 and did["changed"]
+    assert not site.run_module("rlinf_venv", arguments)["changed"]
