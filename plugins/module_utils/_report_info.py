@@ -1,7 +1,10 @@
 # Copyright (c) The rlinf.offline authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a node has installed, by the stamps of its environments: read only, nothing is hashed. Standard library only."""
+"""What a node has installed, by the stamps of its environments and what it remembers of its targets: read only, nothing is hashed.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ def installed(prefix: Path, environment: Path | None = None) -> dict[str, Any]:
         stamps = {path.stem: path for path in environment.glob("rlinf/*.json")}
     else:
         stamps = {link.name: link / STAMP for link in Node(prefix).venvs.glob("*") if link.is_symlink()}
-    return {name: _target(path) for name, path in sorted(stamps.items())}
+    return {name: _target(path, Node(prefix).target_state(name)) for name, path in sorted(stamps.items())}
 
 
-def _target(path: Path) -> dict[str, Any]:
+def _target(path: Path, state: Path) -> dict[str, Any]:
     try:
         stamp = read_json(path, OfflineError)
         return {
@@ -41,9 +44,23 @@ def _target(path: Path) -> dict[str, Any]:
                 str(name): {"version": package.get("version"), "sha256": str(package["sha256"]), "kind": str(package["kind"])}
                 for name, package in sorted(stamp["packages"].items())
             },
-            "remote": dict(stamp.get("remote", {})),
+            "remote": {str(name): str(place) for name, place in stamp.get("remote", {}).items()},
+            **_placed(state),
         }
     except (OfflineError, OSError) as error:
         return {"problem": str(error)}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {"problem": f"{path} is no stamp of an environment"}
+
+
+def _placed(state: Path) -> dict[str, Any]:
+    """Return at which commit the project of a target is, and its working copies; of the user's own checkouts, which move, None.
+
+    Where nothing that can be read was written down, nothing is known.
+    """
+    try:
+        known = read_json(state, OfflineError)
+        worktrees = {str(name): copy["commit"] and str(copy["commit"]) for name, copy in sorted(known["worktrees"].items())}
+        return {"commit": str(known["commit"]), "worktrees": worktrees}
+    except (OfflineError, OSError, AttributeError, KeyError, TypeError):
+        return {"commit": "", "worktrees": {}}

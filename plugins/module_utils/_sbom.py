@@ -86,6 +86,41 @@ def bill_of(bundle: Bundle) -> Bill:
     return Bill(json_bytes({**body, "serialNumber": f"urn:uuid:{serial}"}), len(body["components"]))
 
 
+def listed(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return everything that the bill of materials of a bundle lists but its targets: where it came from, and which targets have it.
+
+    :returns: by ``path`` in the bundle, mappings of that, ``name``, ``version``, ``kind``, ``origin`` (a URL without a login, or the file at
+        a mirror of system packages; empty if nothing recorded it) and ``targets``. Nothing if the bundle has no bill of materials.
+    :raises BundleError: it is damaged.
+    """
+    bill = read_record(bundle, bundle.sbom.name)
+    with _reading(bundle.sbom):
+        components = {component["bom-ref"]: component for component in bill.get("components", ())}
+        targets: dict[str, list[str]] = {ref: [] for ref in components}
+        for dependency in bill.get("dependencies", ()):
+            for ref in dependency["dependsOn"] if dependency["ref"] in components else ():
+                targets[ref].append(components[dependency["ref"]]["name"])
+        return [
+            {
+                "path": ref,
+                "name": component["name"],
+                "version": component.get("version", ""),
+                **_kind_and_origin(component),
+                "targets": sorted(set(targets[ref])),
+            }
+            for ref, component in sorted(components.items())
+            if component["type"] != "application"
+        ]
+
+
+def _kind_and_origin(component: Component) -> dict[str, str]:
+    properties = {item["name"].removeprefix(f"{NAME}:"): item["value"] for item in component.get("properties", ())}
+    # what lies under other files has come from somewhere itself
+    origin = next(iter(component.get("pedigree", {}).get("ancestors", ())), component)
+    url = next((reference["url"] for reference in origin.get("externalReferences", ())), "")
+    return {"kind": properties.get("kind", "repository"), "origin": url or "/".join(filter(None, map(properties.get, ("mirror", "path"))))}
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """:raises BundleError: what is read of this record lacks something, or is something else."""

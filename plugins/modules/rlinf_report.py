@@ -13,6 +13,7 @@ version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
   - Compares what M(rlinf.offline.rlinf_report_info) says of the nodes with the locks in the bundle of this machine.
+  - Says, too, what nodes took from an index, and where everything in the bundle came from, as its bill of materials (M(rlinf.offline.rlinf_sbom)) has it.
   - Writes C(report.json) and C(report.html), a page that needs nothing else. If only the date would change, nothing is written.
   - Needs Jinja2, which ansible-core has.
 extends_documentation_fragment:
