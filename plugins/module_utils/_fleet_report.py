@@ -26,15 +26,16 @@ SHOWN = 24
 """How many of the largest files of the bundle are drawn."""
 
 
-def fleet(nodes: Mapping[str, Mapping[str, Any]], bundle: Bundle) -> dict[str, Any]:
+def fleet(nodes: Mapping[str, Mapping[str, Any]], packages: Mapping[str, Mapping[str, Any]], bundle: Bundle) -> dict[str, Any]:
     """Return the report as data; equal nodes and bundles give equal reports.
 
     :param nodes: host -> ``wanted`` (targets), ``node`` (what ``rlinf_report_info`` says of it, None if it did not answer) and ``problem``.
+        The packages of a target are a key of *packages* (see :func:`._report_info.share_packages`).
     :param bundle: that of this machine, which nodes are compared with; it need not be there.
     :raises BundleError: it is there, and damaged.
     """
     locks = _locks(bundle)
-    rows = [_row(host, nodes[host], locks) for host in nodes]
+    rows = [_row(host, nodes[host], packages, locks) for host in nodes]
     rows.sort(key=lambda row: (STATES.index(row["worst"]), row["host"]))
     cells = Counter(cell["state"] for row in rows for cell in row["targets"].values())
     manifest = read_manifest(bundle) if bundle.manifest.is_file() else None
@@ -59,9 +60,13 @@ def _locks(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _row(host: str, said: Mapping[str, Any], locks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _row(
+    host: str, said: Mapping[str, Any], packages: Mapping[str, Any], locks: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
     node, wanted = said.get("node"), list(said.get("wanted", ()))
-    there: Mapping[str, Any] = node["targets"] if node else {}
+    there = {
+        name: found | {"packages": packages.get(found.get("packages"), {})} for name, found in (node["targets"] if node else {}).items()
+    }
     targets = {name: _cell(name, there.get(name), name in wanted, bool(node), locks) for name in sorted({*wanted, *there})}
     worst = min((STATES.index(cell["state"]) for cell in targets.values()), default=len(STATES) - 1)
     gpus = node["gpus"] if node else {}

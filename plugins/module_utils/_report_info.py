@@ -8,11 +8,12 @@ Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._generations import STAMP
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Node
 
@@ -28,6 +29,26 @@ def installed(prefix: Path, environment: Path | None = None) -> dict[str, Any]:
     else:
         stamps = {link.name: link / STAMP for link in Node(prefix).venvs.glob("*") if link.is_symlink()}
     return {name: _target(path, Node(prefix).target_state(name)) for name, path in sorted(stamps.items())}
+
+
+def share_packages(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what nodes have said as the arguments ``nodes`` and ``packages`` of ``rlinf_report``: packages that many have alike are there once.
+
+    :param nodes: by host, with ``node`` as :func:`._fleet_report.fleet` takes it.
+    """
+    shared: dict[str, Any] = {}
+
+    def of(target: Mapping[str, Any]) -> dict[str, Any]:
+        if "packages" not in target:
+            return dict(target)
+        digest = sha256_bytes(json_bytes(target["packages"]))
+        shared[digest] = target["packages"]
+        return {**target, "packages": digest}
+
+    def node(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return {**said, "targets": {name: of(target) for name, target in said["targets"].items()}} if said else None
+
+    return {"nodes": {host: {**said, "node": node(said.get("node"))} for host, said in nodes.items()}, "packages": shared}
 
 
 def _target(path: Path, state: Path) -> dict[str, Any]:

@@ -37,6 +37,12 @@ options:
         or a C(problem) if it didn't answer.
     type: dict
     required: true
+  packages:
+    description:
+      - What the environments of nodes consist of. The C(packages) of a target of O(nodes) are a key of it, since many nodes have the same;
+        the filter P(rlinf.offline.rlinf_report_nodes#filter) makes both arguments.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -81,6 +87,7 @@ ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "template": {"type": "path", "required": True},
     "nodes": {"type": "dict", "required": True},
+    "packages": {"type": "dict", "default": {}},
 }
 
 
@@ -93,7 +100,7 @@ def main() -> None:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Write both files, unless they say the same already."""
     folder = Path(module.params["path"]).absolute()
-    report = fleet(module.params["nodes"], Bundle(Path(module.params["bundle_dir"]).absolute()))
+    report = fleet(module.params["nodes"], module.params["packages"], Bundle(Path(module.params["bundle_dir"]).absolute()))
     before = read_former(folder / "report.json")
     made = contents(report, module, before.get("date", ""))
     changed = not before or any(not (folder / name).is_file() or (folder / name).read_bytes() != content for name, content in made.items())

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_bytes, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._report_info import share_packages
 from tests.unit.conftest import ModuleFailed
 
 Run = Callable[..., dict[str, Any]]
@@ -94,7 +95,7 @@ class Tags(HTMLParser):
 
 def test_quad(arguments: dict[str, Any], run_module: Run, tree_hash: Callable[..., Any]) -> None:
     nodes = {"a": {"wanted": TARGETS[:1], "node": node({TARGETS[0]: environment("torch", "six")})}}
-    arguments = {**arguments, "nodes": nodes}
+    arguments = {**arguments, **share_packages(nodes)}
     folder = Path(arguments["path"])
     would = run_module("rlinf_report", arguments, check=True, diff=True)
     assert would["changed"] and "a target-0: installed" in would["diff"]["after"] and not folder.exists()
@@ -118,7 +119,7 @@ def test_states_with_the_worst_first(arguments: dict[str, Any], run_module: Run)
     nodes["bare"] = {"wanted": [first], "node": node({})}
     nodes["unasked"] = {"wanted": [], "node": node({first: environment("torch", "six")})}
     nodes["gone"] = {"wanted": [first], "node": None, "problem": "no route to host"}
-    run_module("rlinf_report", {**arguments, "nodes": nodes})
+    run_module("rlinf_report", {**arguments, **share_packages(nodes)})
     report = json.loads((Path(arguments["path"]) / "report.json").read_text())
     assert [(row["host"], row["targets"][first]["state"]) for row in report["nodes"]] == [
         ("gone", "unreachable"),
@@ -141,7 +142,7 @@ def test_200_nodes_of_6_targets_and_hostile_names(arguments: dict[str, Any], run
         for number in range(199)
     }
     nodes[HOSTILE] = {"wanted": [HOSTILE], "node": node({HOSTILE: environment(HOSTILE, python=HOSTILE)})}
-    assert run_module("rlinf_report", {**arguments, "nodes": nodes})["counts"]["installed"] == 199 * 6 + 1
+    assert run_module("rlinf_report", {**arguments, **share_packages(nodes)})["counts"]["installed"] == 199 * 6 + 1
     text = (Path(arguments["path"]) / "report.html").read_text()
     page = Tags(text)
     assert page.tags.count("script") == 1 and HOSTILE not in text and page.loaded == []
@@ -156,7 +157,7 @@ def test_what_is_told_of_a_target_on_a_node(arguments: dict[str, Any], run_modul
     taken = {"six": "https://index.lan/simple"}
     nodes = {name: {"wanted": TARGETS[:1], "node": node({TARGETS[0]: environment("torch", "six", remote=taken)})} for name in ("a", "b")}
     nodes["c"] = {"wanted": TARGETS[:1], "node": node({TARGETS[0]: environment("torch", "six", "more", seconds=10.0, worktrees={})})}
-    run_module("rlinf_report", {**arguments, "nodes": nodes})
+    run_module("rlinf_report", {**arguments, **share_packages(nodes)})
     report = json.loads((Path(arguments["path"]) / "report.json").read_text())
     cells = {row["host"]: row["targets"][TARGETS[0]] for row in report["nodes"]}
     lock = sha256_file(Path(arguments["bundle_dir"], "targets", COMMIT, TARGETS[0], "lock.json"))
@@ -189,6 +190,17 @@ def test_where_everything_came_from(arguments: dict[str, Any], run_module: Run) 
     (Path(arguments["bundle_dir"]) / "records" / "sbom.cdx.json").write_text('{"components": [1]}')
     with pytest.raises(ModuleFailed, match=r"sbom\.cdx\.json is damaged"):
         run_module("rlinf_report", arguments)
+
+
+def test_what_many_nodes_have_alike_is_passed_once() -> None:
+    alike, other = environment(*(f"package-{number}" for number in range(280))), environment("six")
+    nodes = {f"gpu{number:03}": {"wanted": [], "node": node({"a": alike, "b": alike})} for number in range(200)}
+    nodes |= {"other": {"wanted": [], "node": node({"a": other, "b": {"problem": "no stamp"}})}, "gone": {"wanted": [], "node": None}}
+    given = share_packages(nodes)
+    assert sorted(map(len, given["packages"].values())) == [1, 280]
+    shared = given["nodes"]["gpu199"]["node"]["targets"]["b"]["packages"]
+    assert given["packages"][shared] == alike["packages"] and nodes["gpu199"]["node"]["targets"]["b"] is alike
+    assert given["nodes"]["other"]["node"]["targets"]["b"] == {"problem": "no stamp"} and given["nodes"]["gone"]["node"] is None
 
 
 def test_a_damaged_bundle_is_named(arguments: dict[str, Any], run_module: Run) -> None:
