@@ -87,7 +87,7 @@ bench-site bench-download bench-verify bench-memory bench-losses: bench-%: setup
 bench-site: ## site on 4, 8 and 16 nodes, first and again, against a plain playbook (root)
 bench-download: ## An upstream that answers slowly, against git and wget
 bench-verify: ## Bytes hashed per second, against sha256sum
-bench-memory: ## The peak of each module with 5 GB in one file, and with 100,000 files (25 GB of disk)
+bench-memory: ## The peak of each module with 5 GB in one file, and with 100,000 files (40 GB of disk)
 bench-losses: ## Nodes, the bastion's peer and the writer of a shared directory, killed in the middle of a push (root)
 
 pins: setup ## The pins that ship, out of the locks of BUNDLE (default: the one of make real)

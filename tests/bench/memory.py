@@ -5,7 +5,7 @@
 
 Each module runs as Ansible runs it, in a process of its own; its peak is the largest resident size that the kernel has seen (getrusage), of
 it or of a program that it ran; what works on the control node (rlinf_push) counts with the ansible-playbook around it. The large file is a hole
-that this machine serves, and becomes a whole one on its way. It takes four times the file on disk, and no root.
+that this machine serves, and becomes a whole one on its way. It takes eight times the file on disk, and no root.
 """
 
 from __future__ import annotations
@@ -318,7 +318,10 @@ def _targets(case: str, bundle: Path, work: Path, wheel: str, url: str, asset: M
     tree = {"project_dir": str(prefix / "src" / "large"), "state_dir": str(prefix / "state"), "bundle_dir": str(bundle)}
     for state in ("patched", "restored"):
         yield run_module(case, "rlinf_req_patch", state=state, **tree)
-    shutil.rmtree(prefix)
+    # what follows reads the bundle as a whole, for which one file is enough
+    for folder in (prefix, *(bundle / name for name in ("wheels", "interpreters", "targets"))):
+        shutil.rmtree(folder)
+    (bundle / "bundle.json").unlink()
 
 
 def _nodes(count: int) -> dict[str, Any]:
