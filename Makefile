@@ -75,19 +75,20 @@ gpu: setup ## A folder to carry to a GPU node without network, where everything 
 	@[ -n "$(FOLDER)" ] || { echo "Say where: make gpu FOLDER=/tmp/gpu" >&2; exit 1; }
 	$(venv)/python -m tests.real.gpu $(FOLDER)
 
-bench: bench-push bench-site bench-download bench-verify bench-memory ## Ours beside peers, into docs/benchmarks.md (root, two hours)
+bench: bench-push bench-site bench-download bench-verify bench-memory bench-losses ## Ours beside peers, into docs/benchmarks.md (root, two hours)
 
 bench-push: setup ## A bundle to 1 to 16 nodes behind one uplink, by each engine and by rsync itself (root; ARGUMENTS="--nodes 8 16")
 	$(venv)/python -m tests.bench.push $(or $(ARGUMENTS),--record)
 	$(if $(ARGUMENTS),,$(venv)/python -m tests.bench.push --nodes 16 --bytes 1000000000 --record)
 
-bench-site bench-download bench-verify bench-memory: bench-%: setup
+bench-site bench-download bench-verify bench-memory bench-losses: bench-%: setup
 	$(venv)/python -m tests.bench.$* $(or $(ARGUMENTS),--record)
 
 bench-site: ## site on 4, 8 and 16 nodes, first and again, against a plain playbook (root)
 bench-download: ## An upstream that answers slowly, against git and wget
 bench-verify: ## Bytes hashed per second, against sha256sum
-bench-memory: ## The peak of each module with 5 GB in one file, and with 100,000 files (25 GB of disk)
+bench-memory: ## The peak of each module with 5 GB in one file, and with 100,000 files (40 GB of disk)
+bench-losses: ## Nodes, the bastion's peer and the writer of a shared directory, killed in the middle of a push (root)
 
 pins: setup ## The pins that ship, out of the locks of BUNDLE (default: the one of make real)
 	$(venv)/python -m tests.tools.pins $(or $(BUNDLE),.real/bundle)

@@ -8,10 +8,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: rlinf_progress
 type: aggregate
-short_description: Shows how far downloads, pushes and long tasks have come
+short_description: Shows how far downloads, pushes, media and long tasks have come
 version_added: 0.1.0
 description:
-  - Bytes, rate and time left of what is downloaded and pushed; of any other task that takes long, on how many hosts it is done, and for how long it runs.
+  - Bytes, rate and time left of what is downloaded, pushed, written to media and read from them.
+  - Of any other task that takes long, on how many hosts it is done, and for how long it runs.
   - On a terminal one line is rewritten, and cleared before anything else is printed. Elsewhere sparse plain lines are written.
   - It writes to standard error alone, so that what other callbacks print stays as it is.
   - Modules that run with become on the machine of ansible-playbook tell no bytes, since sudo drops the environment.

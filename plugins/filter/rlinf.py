@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.vars import merge_hash
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _wishes
+from ansible_collections.rlinf.offline.plugins.module_utils import _fit, _releases, _report, _report_info, _wishes
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import check_signed
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog, Target, extended, filled
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, OfflineError
@@ -346,10 +346,8 @@ def _part(catalog: Mapping[str, Any], targets: Sequence[str]) -> Catalog:
     return Catalog.parse(catalog)
 
 
-def rlinf_report_nodes(
-    hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool | str = False
-) -> dict[str, dict[str, Any]]:
-    """Return what hosts have said for a report, or why they did not."""
+def rlinf_report_nodes(hostvars: Mapping[str, Any], hosts: Sequence[str], targets: Any, behavior: bool | str = False) -> dict[str, Any]:
+    """Return the arguments of rlinf_report that are what hosts have said, or why they did not."""
     found = {}
     for host in hosts:
         said, first = (hostvars[host].get(name) or {} for name in ("__rlinf_report_info", "__rlinf_node_info"))
@@ -357,7 +355,7 @@ def rlinf_report_nodes(
         wanted = rlinf_fleet_targets(hostvars, [host], targets, behavior)
         node = {**first["node"], "targets": said["targets"]} if "targets" in said else None
         found[host] = {"wanted": wanted, "node": node, "problem": problem}
-    return found
+    return _report_info.share_packages(found)
 
 
 class FilterModule:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
@@ -170,7 +171,8 @@ def _equals_member(file: str, wheel: Path | None, path: str) -> bool:
         with zipfile.ZipFile(wheel) as archive:
             if path not in archive.NameToInfo:
                 return not os.path.exists(file)
-            return Path(file).read_bytes() == archive.read(path)
+            with archive.open(path) as member, Path(file).open("rb") as there:
+                return all(one == there.read(len(one)) for one in iter(partial(member.read, CHUNK), b"")) and not there.read(1)
     except (OSError, zipfile.BadZipFile):
         return False
 

@@ -11,6 +11,7 @@ volume is enough to tell which others are needed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -40,6 +41,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
 
 FORMAT = 1
 FOLDER = "rlinf-"
@@ -129,7 +131,8 @@ def write(
     :param targets: those whose files are needed, as :func:`._closure.files_for` takes them, and *release*.
     :param volumes: the numbers of those to write, where one medium after the other is put in; all if none is named.
     :param check: only say which would be written.
-    :raises BundleError: the bundle is not sealed, or not what its manifest says; or the volumes are too small, or not so many.
+    :raises BundleError: the bundle is not sealed, or not what its manifest says; the volumes are too small, or not so many; or the medium
+        has no room for them.
     """
     entries = read_manifest(bundle)["files"]
     texts = {"bundle.json": bundle.manifest.read_bytes()}
@@ -160,18 +163,25 @@ def write(
         for number, parts in enumerate(planned, 1)
     }
     outcome = Outcome(len(planned))
-    for folder in _stale(destination, described):
-        outcome.removed.append(folder.name)
-        if not check:
-            remove(folder)
+    stale = list(_stale(destination, described))
+    outcome.removed = [folder.name for folder in stale]
+    fresh: list[_Fresh] = []
     for number, (parts, (name, description)) in enumerate(zip(planned, described.items(), strict=True), 1):
-        all_texts = {DESCRIPTION: description, **texts}
-        if (volumes and number not in volumes) or _written(destination / name, all_texts, parts):
+        volume = _Fresh(destination / name, parts, {DESCRIPTION: description, **texts})
+        if (volumes and number not in volumes) or volume.written():
             continue
         outcome.done.append(number)
         outcome.bytes += sum(part.size for part in parts)
-        if not check:
-            _write(bundle, destination / name, parts, entries, all_texts)
+        fresh.append(volume)
+    sizes = [size for volume in fresh for size in volume.sizes()]
+    advice = "Free some, give a larger medium, or name in rlinf_media_volumes those volumes that shall be on this one."
+    _check_room(destination, sizes, {*stale, *(volume.folder for volume in fresh)}, advice)
+    if not check:
+        for folder in stale:
+            remove(folder)
+        with Meter("write", f"to {destination}", outcome.bytes) as meter:
+            for volume in fresh:
+                volume.write(bundle, entries, meter)
     said = f"{len(outcome.done)} of {len(planned)} volumes" + (f" ({size_text(outcome.bytes)})" if outcome.done else "")
     outcome.reason = f"{said} {'were not there as they must be' if outcome.done else 'had to be written'}"
     if outcome.removed:
@@ -195,41 +205,55 @@ def _mode(bundle: Bundle, path: str) -> int:
         raise BundleError(f"The bundle {bundle.root} lacks {path} of its manifest. Run the playbook rlinf.offline.download.") from None
 
 
-def _written(folder: Path, texts: Mapping[str, bytes], parts: Iterable[Part]) -> bool:
-    """Return whether a volume is there: its check file is written last, and what it says of the content is in the description."""
-    try:
-        same = (folder / SUMS).is_file() and all((folder / name).read_bytes() == text for name, text in texts.items())
-        return same and all((folder / part.file).stat().st_size == part.size for part in parts)
-    except OSError:
-        return False
+@dataclass(frozen=True)
+class _Fresh:
+    """A volume as it has to be: its parts, and the texts beside them."""
+
+    folder: Path
+    parts: Sequence[Part]
+    texts: Mapping[str, bytes]
+
+    def sizes(self) -> Iterator[int]:
+        """Yield the bytes of each of its files; of the check file, with what directories take, at most."""
+        yield from (part.size for part in self.parts)
+        yield from map(len, self.texts.values())
+        yield _LINES * (len(self.parts) + len(self.texts))
+
+    def written(self) -> bool:
+        """Return whether it is there: its check file is written last, and what it says of the content is in the description."""
+        folder = self.folder
+        try:
+            same = (folder / SUMS).is_file() and all((folder / name).read_bytes() == text for name, text in self.texts.items())
+            return same and all((folder / part.file).stat().st_size == part.size for part in self.parts)
+        except OSError:
+            return False
+
+    def write(self, bundle: Bundle, entries: Mapping[str, Any], meter: Meter) -> None:
+        part_folder = self.folder.with_name(f"{self.folder.name}.part")
+        # what is there is damaged, and a medium has no room for two
+        for former in (part_folder, self.folder):
+            remove(former)
+        part_folder.mkdir(parents=True)
+        sums = {}
+        for part in self.parts:
+            source, entry, place = bundle.root / part.path, entries[part.path], part_folder / part.file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as read, place.open("wb") as out:
+                sums[part.file] = _copy(read, out, part.offset, part.size, meter)
+            fsync_file(place)
+            digest = sums[part.file] if part.size == entry["size"] else sha256_file(source) if part.offset == 0 else entry["sha256"]
+            if digest != entry["sha256"] or place.stat().st_size != part.size:
+                raise BundleError(f"{source} is not what the manifest says. Run the playbook rlinf.offline.download with rlinf_scrub=true.")
+        for name, text in self.texts.items():
+            atomic_write(part_folder / name, text)
+            sums[name] = sha256_bytes(text)
+        for directory in sorted({part_folder / PurePosixPath(part.file).parent for part in self.parts}):
+            fsync_directory(directory)
+        atomic_write(part_folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode())
+        rename(part_folder, self.folder)
 
 
-def _write(bundle: Bundle, folder: Path, parts: Sequence[Part], entries: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
-    part_folder = folder.with_name(f"{folder.name}.part")
-    # what is there is damaged, and a medium has no room for two
-    for former in (part_folder, folder):
-        remove(former)
-    part_folder.mkdir(parents=True)
-    sums = {}
-    for part in parts:
-        source, entry, place = bundle.root / part.path, entries[part.path], part_folder / part.file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as read, place.open("wb") as out:
-            sums[part.file] = _copy(read, out, part.offset, part.size)
-        fsync_file(place)
-        digest = sums[part.file] if part.size == entry["size"] else sha256_file(source) if part.offset == 0 else entry["sha256"]
-        if digest != entry["sha256"] or place.stat().st_size != part.size:
-            raise BundleError(f"{source} is not what the manifest says. Run the playbook rlinf.offline.download with rlinf_scrub=true.")
-    for name, text in texts.items():
-        atomic_write(part_folder / name, text)
-        sums[name] = sha256_bytes(text)
-    for directory in sorted({part_folder / PurePosixPath(part.file).parent for part in parts}):
-        fsync_directory(directory)
-    atomic_write(part_folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode())
-    rename(part_folder, folder)
-
-
-def _copy(source: BinaryIO, out: BinaryIO, offset: int, size: int) -> str:
+def _copy(source: BinaryIO, out: BinaryIO, offset: int, size: int, meter: Meter) -> str:
     """Copy *size* bytes from *offset* on and return their SHA-256; fewer, if there are no more."""
     source.seek(offset)
     digest = hashlib.sha256()
@@ -237,7 +261,28 @@ def _copy(source: BinaryIO, out: BinaryIO, offset: int, size: int) -> str:
         digest.update(chunk)
         out.write(chunk)
         size -= len(chunk)
+        meter.show(meter.done + len(chunk))
     return digest.hexdigest()
+
+
+def _check_room(place: Path, sizes: Iterable[int], replaced: Iterable[Path], advice: str) -> None:
+    """:raises BundleError: files of these sizes have no room in the file system of *place*, even without what they replace."""
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+    system = os.statvfs(there)
+    needed = sum(-(-size // system.f_frsize) * system.f_frsize for size in sizes)
+    free = system.f_bavail * system.f_frsize + sum(map(_occupied, replaced))
+    if needed > free:
+        raise BundleError(f"{place} has no room: {needed} bytes are needed, and {free} are free once what is replaced is gone. {advice}")
+
+
+def _occupied(path: Path) -> int:
+    """Return the bytes of its file system that a file, or all in a directory, takes; none if there is nothing."""
+    inside = (os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names)
+    found = 0
+    for place in (os.fspath(path), *inside):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.lstat(place).st_blocks * 512
+    return found
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------
@@ -344,7 +389,8 @@ def read(bundle: Bundle, sources: Sequence[Path], *, check: bool = False) -> Out
 
     :param sources: where media are mounted.
     :param check: only say which volumes would be read.
-    :raises BundleError: volumes are damaged, or of several bundles, or some are needed still; each is named.
+    :raises BundleError: volumes are damaged, or of several bundles, or some are needed still; each is named. Or the bundle has no room for
+        what they hold.
     """
     folders = list(dict.fromkeys(volumes_in(sources)))
     if not folders:
@@ -362,8 +408,13 @@ def read(bundle: Bundle, sources: Sequence[Path], *, check: bool = False) -> Out
             f"{names} are of different bundles, or were written with different sizes. Mount those that were written together."
         )
     reading = _Reading(bundle, found[0])
-    for volume in found:
-        damaged += reading.take(volume, check)
+    wanted = {(part.path, part.offset): part for volume in found for part in reading.wanted(volume)}
+    advice = "Make room there, or name a place that has it in rlinf_bundle_dir."
+    _check_room(bundle.root, (part.size for part in wanted.values()), reading.replaced(wanted.values()), advice)
+    places = ", ".join(map(str, sources))
+    with contextlib.nullcontext() if check else Meter("read", f"from {places}", sum(part.size for part in wanted.values())) as meter:
+        for volume in found:
+            damaged += reading.take(volume, meter)
     return reading.finish(damaged, {volume.number for volume in found} if check else set(), check)
 
 
@@ -415,14 +466,28 @@ class _Reading:
             return False
         return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (entry.get("size"), entry.get("mtime_ns"))
 
-    def take(self, volume: Volume, check: bool) -> list[str]:
-        """Bring what a volume holds that is lacking, and return what is wrong with it."""
-        wanted = [part for part in volume.parts if part.path in self.lacking and str(part.offset) not in self.cut.get(part.path, {})]
+    def wanted(self, volume: Volume) -> list[Part]:
+        """Return what a volume holds that is lacking."""
+        return [part for part in volume.parts if part.path in self.lacking and str(part.offset) not in self.cut.get(part.path, {})]
+
+    def replaced(self, wanted: Iterable[Part]) -> Iterator[Path]:
+        """Yield what will not be there any more once these parts were brought: former files, and parts of which nothing is noted."""
+        for path in {part.path for part in wanted}:
+            yield self.bundle.root / path
+            if path not in self.cut:
+                yield _partial(self.bundle.root / path)
+
+    def take(self, volume: Volume, meter: Meter | None) -> list[str]:
+        """Bring what a volume holds that is lacking, and return what is wrong with it.
+
+        :param meter: told how much has come; None is a check, which brings nothing.
+        """
+        wanted = self.wanted(volume)
         if not wanted:
             return []
-        if not check:
+        if meter:
             self._note()
-        wrong = [] if check else [part for part in wanted if not self._bring(volume, part)]
+        wrong = [part for part in wanted if not self._bring(volume, part, meter)] if meter else []
         if len(wrong) < len(wanted):
             self.outcome.done.append(volume.number)
             self.outcome.bytes += sum(part.size for part in wanted) - sum(part.size for part in wrong)
@@ -431,7 +496,7 @@ class _Reading:
         named = ", ".join(f"{part.file} ({part.path})" for part in wrong[:5])
         return [f"{volume.name} is damaged: {named}{', …' if len(wrong) > 5 else ''}. Write this volume again."]
 
-    def _bring(self, volume: Volume, part: Part) -> bool:
+    def _bring(self, volume: Volume, part: Part, meter: Meter) -> bool:
         """Copy a part and return whether it is what the check file, and of a whole file the manifest, says."""
         entry, path, source = self.entries[part.path], self.bundle.root / part.path, volume.folder / part.file
         if part.offset + part.size > entry["size"] or not source.is_file():
@@ -440,7 +505,7 @@ class _Reading:
         partial = _partial(path)
         with source.open("rb") as read_from, partial.open("r+b" if partial.exists() else "w+b") as out:
             out.seek(part.offset)
-            digest = _copy(read_from, out, 0, part.size)
+            digest = _copy(read_from, out, 0, part.size, meter)
         fsync_file(partial)
         if digest != volume.sums.get(part.file):
             return False

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import email
+import hashlib
+import io
+import json
 import re
 import uuid
 import zipfile
@@ -24,7 +27,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._apt import PACKAGES
 from ansible_collections.rlinf.offline.plugins.module_utils._archive import DAMAGED
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import Found, read_manifest, scan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes, read_json, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._frozen import read_records
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import normalize
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -61,13 +64,20 @@ def bill_of(bundle: Bundle) -> Bill:
     listed: dict[str, Component] = {}
     for component in (*_repositories(bundle), *_packages(bundle, seen), *_tools(bundle), *_system_packages(bundle), *_unpacked(bundle)):
         listed.setdefault(component["bom-ref"], component)
-    for component in _further(bundle, found, listed, seen):
-        listed[component["bom-ref"]] = component
-    for path in listed.keys() & found.keys():
-        if path.endswith(".whl") and (licenses := licenses_of(bundle.root / path)):
-            listed[path]["licenses"] = licenses
-    claimed = {ref: sorted(path for path in listed if lies_in(path, closure)) for ref, (_component, closure) in targets.items()}
-    unclaimed = listed.keys() - {path for paths in claimed.values() for path in paths}
+    # of a hundred thousand files in no record only what tells them apart is kept; their components are made as they are written
+    further = dict(_further(bundle, found, listed, seen))
+    names = sorted([*listed, *further])
+    licenses = {path: licenses_of(bundle.root / path) for path in names if path.endswith(".whl") and path in found}
+    del found
+    claimed = {ref: [path for path in names if lies_in(path, closure)] for ref, (_component, closure) in targets.items()}
+    unclaimed = set(names) - {path for paths in claimed.values() for path in paths}
+
+    def components() -> Iterator[Component]:
+        yield from (component for component, _closure in targets.values())
+        for path in names:
+            component = listed.get(path) or _file(path, *further[path])
+            yield {**component, "licenses": licenses[path]} if licenses.get(path) else component
+
     body: dict[str, Any] = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -76,14 +86,67 @@ def bill_of(bundle: Bundle) -> Bill:
             "component": {"bom-ref": BUNDLE_REF, "type": "application", "name": f"{NAME} bundle"},
             "tools": {"components": [{"type": "application", "name": NAME}]},
         },
-        "components": [*(component for component, _closure in targets.values()), *(listed[path] for path in sorted(listed))],
         "dependencies": [
             {"ref": BUNDLE_REF, "dependsOn": sorted([*targets, *unclaimed])},
             *({"ref": ref, "dependsOn": paths} for ref, paths in claimed.items()),
         ],
     }
-    serial = uuid.uuid5(uuid.NAMESPACE_OID, f"{NAME} {sha256_bytes(json_bytes(body))}")
-    return Bill(json_bytes({**body, "serialNumber": f"urn:uuid:{serial}"}), len(body["components"]))
+    digest = hashlib.sha256()
+    for piece in _pieces(body, components()):
+        digest.update(piece)
+    serial = uuid.uuid5(uuid.NAMESPACE_OID, f"{NAME} {digest.hexdigest()}")
+    content = io.BytesIO()
+    content.writelines(_pieces({**body, "serialNumber": f"urn:uuid:{serial}"}, components()))
+    return Bill(content.getvalue(), len(targets) + len(names))
+
+
+def _pieces(body: Mapping[str, Any], components: Iterable[Component]) -> Iterator[bytes]:
+    """Yield the canonical JSON of a bill, as :func:`._files.json_bytes` writes it, one component after the other."""
+    marked = b'"components": ['
+    # in no text, since its quotation marks would be written otherwise; what follows in the bill are other keys
+    before, _mark, after = json_bytes({**body, "components": []}).partition(marked)
+    yield before + marked
+    between = b""
+    for component in components:
+        text = json.dumps(component, indent=2, sort_keys=True, ensure_ascii=False).replace("\n", "\n    ")
+        yield between + b"\n    " + text.encode()
+        between = b","
+    yield (b"\n  " if between else b"") + after
+
+
+def listed(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return everything that the bill of materials of a bundle lists but its targets: where it came from, and which targets have it.
+
+    :returns: by ``path`` in the bundle, mappings of that, ``name``, ``version``, ``kind``, ``origin`` (a URL without a login, or the file at
+        a mirror of system packages; empty if nothing recorded it) and ``targets``. Nothing if the bundle has no bill of materials.
+    :raises BundleError: it is damaged.
+    """
+    bill = read_record(bundle, bundle.sbom.name)
+    with _reading(bundle.sbom):
+        components = {component["bom-ref"]: component for component in bill.get("components", ())}
+        targets: dict[str, list[str]] = {ref: [] for ref in components}
+        for dependency in bill.get("dependencies", ()):
+            for ref in dependency["dependsOn"] if dependency["ref"] in components else ():
+                targets[ref].append(components[dependency["ref"]]["name"])
+        return [
+            {
+                "path": ref,
+                "name": component["name"],
+                "version": component.get("version", ""),
+                **_kind_and_origin(component),
+                "targets": sorted(set(targets[ref])),
+            }
+            for ref, component in sorted(components.items())
+            if component["type"] != "application"
+        ]
+
+
+def _kind_and_origin(component: Component) -> dict[str, str]:
+    properties = {item["name"].removeprefix(f"{NAME}:"): item["value"] for item in component.get("properties", ())}
+    # what lies under other files has come from somewhere itself
+    origin = next(iter(component.get("pedigree", {}).get("ancestors", ())), component)
+    url = next((reference["url"] for reference in origin.get("externalReferences", ())), "")
+    return {"kind": properties.get("kind", "repository"), "origin": url or "/".join(filter(None, map(properties.get, ("mirror", "path"))))}
 
 
 @contextlib.contextmanager
@@ -278,8 +341,13 @@ def _unpacked(bundle: Bundle) -> Iterator[Component]:
             )
 
 
-def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Component], seen: Mapping[str, str]) -> Iterator[Component]:
-    """Yield what else is carried and no record lists: prebuilt wheels, files of assets, interpreters, what nodes built, left-overs of old locks."""
+def _further(
+    bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Component], seen: Mapping[str, str]
+) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    """Yield what else is carried and no record lists: prebuilt wheels, files of assets, interpreters, what nodes built, left-overs of old locks.
+
+    :returns: the path, and the digest and URL that :func:`_file` takes.
+    """
     manifest: Mapping[str, Any] = read_manifest(bundle)["files"] if bundle.manifest.exists() else {}
     known = frozenset(listed)
     for path, file in sorted(found.items()):
@@ -288,7 +356,7 @@ def _further(bundle: Bundle, found: Mapping[str, Found], listed: Mapping[str, Co
         sealed = manifest.get(path, {})
         same = (sealed.get("size"), sealed.get("mtime_ns")) == file.stat
         digest = sealed["sha256"] if same else sha256_file(bundle.root / path)
-        yield _file(path, digest, seen.get(digest))
+        yield path, (digest, seen.get(digest))
 
 
 def _file(path: str, sha256: str, url: str | None) -> Component:

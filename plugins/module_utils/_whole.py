@@ -9,6 +9,7 @@ A file that was cut off is found where the format says how long it is or how it 
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 import xml.parsers.expat
 import zipfile
@@ -100,30 +101,40 @@ def _glb(path: Path) -> str:
 
 def _png(path: Path) -> str:
     """PNG, 5.6 and 11.2.5: it ends in an empty IEND chunk, whose CRC is always the same."""
-    content = path.read_bytes()
-    return "" if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND\xaeB`\x82" in content[-1024:] else "it does not end as a PNG"
+    head, tail = _ends(path)
+    return "" if head.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND\xaeB`\x82" in tail else "it does not end as a PNG"
 
 
 def _jpeg(path: Path) -> str:
-    content = path.read_bytes()
-    return "" if content.startswith(b"\xff\xd8") and b"\xff\xd9" in content[-1024:] else "it does not end as a JPEG"
+    head, tail = _ends(path)
+    return "" if head.startswith(b"\xff\xd8") and b"\xff\xd9" in tail else "it does not end as a JPEG"
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Return the first and the last 1024 bytes of a file."""
+    with path.open("rb") as stream:
+        head = stream.read(1024)
+        stream.seek(max(0, path.stat().st_size - 1024))
+        return head, stream.read()
 
 
 def _stl(path: Path) -> str:
     """Binary: a header of 80 bytes, the number of triangles, 50 bytes for each. Text: from solid to endsolid."""
     size = path.stat().st_size
-    with path.open("rb") as stream:
-        head = stream.read(84)
-        if len(head) == 84 and 84 + 50 * struct.unpack("<I", head[80:])[0] <= size:
-            return ""
-        stream.seek(max(0, size - 1024))
-        ended = b"endsolid" in stream.read()
-    return "" if head.lstrip().startswith(b"solid") and ended else "it has fewer triangles than it says"
+    head, tail = _ends(path)
+    if size >= 84 and 84 + 50 * struct.unpack("<I", head[80:84])[0] <= size:
+        return ""
+    return "" if head.lstrip().startswith(b"solid") and b"endsolid" in tail else "it has fewer triangles than it says"
 
 
 def _sentencepiece(path: Path) -> str:
     """sentencepiece's ModelProto: pieces (1), then how they were trained (2) and normalised (3), as protobuf's wire format has them."""
-    content, place, seen = path.read_bytes(), 0, set()
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _protobuf(content)
+
+
+def _protobuf(content: mmap.mmap) -> str:
+    place, seen = 0, set()
     while place < len(content):
         key, place = _varint(content, place)
         if key & 7 == 0:
@@ -139,7 +150,7 @@ def _sentencepiece(path: Path) -> str:
     return "" if {1, 2, 3} <= seen else "it lacks a part that every sentencepiece model has"
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
+def _varint(content: mmap.mmap, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = content[place]

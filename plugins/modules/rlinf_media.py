@@ -16,6 +16,7 @@ description:
   - A volume that is there as it must be is not written again. Those of another bundle that lie there are removed, since media have no room for both.
   - What was read is kept, so that volumes may come one after the other, in any order.
   - A bundle that is read gets its manifest last, when every volume was read. Volumes that are missing, damaged or of another bundle are named.
+  - What has no room is refused before anything is removed, written or read.
   - Needs nothing but the standard library of Python. Any file system will do, FAT32 included.
 extends_documentation_fragment:
   - rlinf.offline.attributes

@@ -13,6 +13,7 @@ version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
   - Compares what M(rlinf.offline.rlinf_report_info) says of the nodes with the locks in the bundle of this machine.
+  - Says, too, what nodes took from an index, and where everything in the bundle came from, as its bill of materials (M(rlinf.offline.rlinf_sbom)) has it.
   - Writes C(report.json) and C(report.html), a page that needs nothing else. If only the date would change, nothing is written.
   - Needs Jinja2, which ansible-core has.
 extends_documentation_fragment:
@@ -36,6 +37,12 @@ options:
         or a C(problem) if it didn't answer.
     type: dict
     required: true
+  packages:
+    description:
+      - What the environments of nodes consist of. The C(packages) of a target of O(nodes) are a key of it, since many nodes have the same;
+        the filter P(rlinf.offline.rlinf_report_nodes#filter) makes both arguments.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -80,6 +87,7 @@ ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
     "template": {"type": "path", "required": True},
     "nodes": {"type": "dict", "required": True},
+    "packages": {"type": "dict", "default": {}},
 }
 
 
@@ -92,7 +100,7 @@ def main() -> None:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Write both files, unless they say the same already."""
     folder = Path(module.params["path"]).absolute()
-    report = fleet(module.params["nodes"], Bundle(Path(module.params["bundle_dir"]).absolute()))
+    report = fleet(module.params["nodes"], module.params["packages"], Bundle(Path(module.params["bundle_dir"]).absolute()))
     before = read_former(folder / "report.json")
     made = contents(report, module, before.get("date", ""))
     changed = not before or any(not (folder / name).is_file() or (folder / name).read_bytes() != content for name, content in made.items())

@@ -12,7 +12,8 @@ short_description: Say what a node has installed, for a report
 version_added: "0.1.0"
 author: The rlinf.offline authors (@RLinf)
 description:
-  - Returns what the environment of each target on a node was made of, as its stamp says. M(rlinf.offline.rlinf_node_info) says what else a report needs.
+  - Returns what the environment of each target on a node was made of, as its stamp says, and at which commits its working copies were put.
+  - M(rlinf.offline.rlinf_node_info) says what else a report needs.
   - Changes nothing and hashes nothing; damage is known if C(verify) has found it.
   - Needs nothing but the standard library of Python.
 extends_documentation_fragment:
@@ -47,7 +48,8 @@ targets:
   description:
     - For each target with an environment its C(digest), C(created) (seconds since the epoch), the C(seconds) that building
       it took (null where it was installed into one that existed), the version of its C(python), the C(packages)
-      with C(version), C(sha256) and C(kind), those C(damaged), C(skipped) and C(remote). Or a C(problem).
+      with C(version), C(sha256) and C(kind), those C(damaged), C(skipped) and C(remote) (by the index that gave them),
+      the C(commit) of the project, and the C(worktrees) with their commits (null for a checkout of the user's own). Or a C(problem).
   returned: always
   type: dict
 """

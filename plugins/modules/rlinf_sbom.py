@@ -59,7 +59,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, parse_json, sha256_bytes
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, parse_json, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._module import finish, opened
 from ansible_collections.rlinf.offline.plugins.module_utils._sbom import bill_of
@@ -80,8 +80,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     start = time.monotonic()
     with opened(module) as bundle:
         bill = bill_of(bundle)
-        former = bundle.sbom.read_bytes() if bundle.sbom.is_file() else b""
-        changed = former != bill.content
+        digest = sha256_bytes(bill.content)
+        changed = not bundle.sbom.is_file() or sha256_file(bundle.sbom) != digest
+        former = lines(bundle.sbom.read_bytes(), bundle.sbom) if module._diff and changed and bundle.sbom.is_file() else []
         if changed and not module.check_mode:
             bundle.records.mkdir(exist_ok=True)
             atomic_write(bundle.sbom, bill.content)
@@ -90,11 +91,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "path": str(bundle.sbom),
         "components": bill.components,
         "bytes": len(bill.content),
-        "sha256": sha256_bytes(bill.content),
+        "sha256": digest,
         "seconds": round(time.monotonic() - start, 2),
     }
     if module._diff and changed:
-        told["diff"] = lines_diff(str(bundle.sbom), lines(former, bundle.sbom), lines(bill.content, bundle.sbom))
+        told["diff"] = lines_diff(str(bundle.sbom), former, lines(bill.content, bundle.sbom))
     return told
 
 

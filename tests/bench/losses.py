@@ -246,7 +246,7 @@ def main() -> int:
 
 def _text(found: Mapping[str, list[dict[str, Any]]], count: int) -> str:
     lines = [
-        f"{datetime.date.today():%Y-%m-%d}: {count / 1e6:.0f} MB, uplink {RATE}. `python -m tests.bench.losses`",
+        f"{datetime.date.today():%Y-%m-%d}: {count / 1e6:.0f} MB, uplink {RATE}. `make bench-losses`",
         "",
         f"{KILLED} of {NODES} nodes and the bastion's peer are killed in a swarm, at parts of what one copy takes. The nodes come back; the same again:",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._report_info import share_packages
 from tests.unit.test_fleet_report import TARGETS, arguments, environment, node
 
 __all__ = ["arguments"]
@@ -49,7 +50,7 @@ def page(arguments: dict[str, Any], run_module: Callable[..., dict[str, Any]]) -
         for number in range(200)
     }
     nodes["gpu150"] = {"wanted": TARGETS, "node": None, "problem": "no route to host"}
-    run_module("rlinf_report", {**arguments, "nodes": nodes})
+    run_module("rlinf_report", {**arguments, **share_packages(nodes)})
     return Path(arguments["path"]) / "report.html"
 
 

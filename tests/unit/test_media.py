@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _media
+from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _media, _progress
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._progress import FOLDER, Meter
 from tests.support.kills import kill_points, killed_at
 from tests.unit.conftest import ModuleFailed
 
@@ -314,6 +317,94 @@ def test_every_byte_is_in_one_part(sizes: dict[str, int], room: int) -> None:
         there = {n: (sum(part.size for part in volume if part.path == path)) for n, volume in enumerate(volumes, 1)}
         held = {n: end - begin for n, begin, end in found.holders(path, size)}
         assert held == {n: count for n, count in there.items() if count or (not size and any(part.path == path for part in volumes[n - 1]))}
+
+
+_ON_A_SMALL_DISK = """
+import shutil, sys
+from pathlib import Path
+from ansible_collections.rlinf.offline.plugins.module_utils import _media
+from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+bundle, media, small = Bundle(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+
+def says(work):
+    try:
+        return str(work())
+    except OfflineError as error:
+        return str(error)
+
+"""
+
+
+def on_a_small_disk(bundle: Bundle, media: Path, place: Path, size: str, script: str) -> list[str]:
+    """Return what a script says that finds a file system of that size as ``small``, the bundle, and its volumes in ``media``."""
+    place.mkdir()
+    inside = 'mount -t tmpfs -o "size=$1" small "$2" && shift 2 && exec "$@"'
+    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "sh", "-c", inside, "sh", size, place]
+    command = [*namespace, sys.executable, "-c", _ON_A_SMALL_DISK + script, bundle.root, media, place]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_medium_without_room_is_refused_before_anything_is_removed(bundle: Bundle, media: Path, tmp_path: Path) -> None:
+    """It holds the first and the third, but not all three, and now one of a former bundle."""
+    said = on_a_small_disk(
+        bundle,
+        media,
+        tmp_path / "stick",
+        "5000k",
+        """
+shutil.copytree(media / "rlinf-001", small / "rlinf-001")
+(small / "rlinf-001" / "volume.json").write_bytes(b"of a former bundle")
+for check in (True, False):
+    print(says(lambda: _media.write(bundle, small, 3 << 20, check=check)))
+print(sorted(path.name for path in small.rglob("volume.json")), (small / "rlinf-001" / "volume.json").read_bytes())
+(small / "somebody's").write_bytes(bytes(1_000_000))
+print(_media.write(bundle, small, 3 << 20, volumes=[1, 3]).done)
+print(sorted(path.name for path in small.iterdir()))
+""",
+    )
+    for line in said[:2]:
+        found = re.search(r"has no room: (\d+) bytes are needed, and (\d+) are free", line)
+        assert found
+        needed, free = map(int, found.groups())
+        assert needed > 6_500_000 and 5_000_000 < free <= 5_120_000
+        assert line.startswith(str(tmp_path / "stick")) and "rlinf_media_volumes" in line
+    assert said[2:] == ["['volume.json'] b'of a former bundle'", "[1, 3]", "['rlinf-001', 'rlinf-003', \"somebody's\"]"]
+
+
+def test_a_bundle_without_room_is_refused_before_anything_is_read(bundle: Bundle, media: Path, tmp_path: Path) -> None:
+    """One volume after the other is taken, if there is room for it."""
+    said = on_a_small_disk(
+        bundle,
+        media,
+        tmp_path / "disk",
+        "5000k",
+        """
+copy = Bundle(small / "copy")
+print(says(lambda: _media.read(copy, [media], check=True)))
+print(says(lambda: _media.read(copy, [media])), copy.root.exists())
+copy.root.mkdir()
+for number in (1, 2, 3):
+    print(says(lambda: _media.read(copy, [media / f"rlinf-00{number}"])))
+""",
+    )
+    assert all("has no room: " in said[number] and "rlinf_bundle_dir" in said[number] for number in (0, 1, 3)) and said[1].endswith("False")
+    assert "2, 3 are still to be read" in said[2] and "2 is still to be read" in said[4]
+
+
+def test_how_far_media_have_come_is_told(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, str, int, int | None]] = []
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setattr(Meter, "_write", lambda self, *, ended: heard.append((self.kind, self.label, self.done, self.total)))
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    _media.write(bundle, tmp_path / "media", 3 << 20)
+    _media.read(Bundle(tmp_path / "copy"), [tmp_path / "media"])
+    whole = sum(entry.get("size", 0) for entry in _bundle.read_manifest(bundle)["files"].values())
+    for kind, label in (("write", f"to {tmp_path / 'media'}"), ("read", f"from {tmp_path / 'media'}")):
+        steps = [done for *about, done, total in heard if (about, total) == ([kind, label], whole)]
+        assert steps[0] == 0 and steps[-1] == whole and steps == sorted(steps) and len(set(steps)) > 3
 
 
 def test_no_directory_of_a_volume_has_more_names_than_fat32_takes() -> None:

@@ -20,7 +20,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._sbom import bill_of, licenses_of
@@ -229,6 +229,8 @@ def test_equal_bundles_have_equal_bills(bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(bundle.root, copy.root, copy_function=shutil.copyfile)
     _bundle.seal(copy)
     assert bill_of(copy).content == first
+    # it is written piece by piece
+    assert json_bytes(json.loads(first)) == first and bill_of(copy).components == len(json.loads(first)["components"])
     put(copy, PYTHON, b"another")
     other = json.loads(bill_of(copy).content)
     assert other["serialNumber"] != json.loads(first)["serialNumber"]
