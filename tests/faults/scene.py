@@ -168,6 +168,7 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
         nodes = {NODE: {"rlinf_targets": [TARGET], "rlinf_prefix": str(work / NODE), "rlinf_bundle_dir": str(cycle.bundle)}}
         write_interpreter(cycle.world.file(INTERPRETER))
         write_old_system(cycle)
+        fork = write_fork(cycle)
         (cycle.home / "notes.txt").write_text("the user's\n", encoding="utf-8")
         made = Scene(cycle)
         made.scratch.mkdir()
@@ -181,7 +182,7 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
                 made.plays.append((play, _with_others(cycle, release, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
-            made.plays += [("by hand", _by_hand(cycle))]
+            made.plays += [("by hand", _by_hand(cycle, fork))]
         made.restore("nothing")
         preload()
         yield made
@@ -205,7 +206,7 @@ def _with_others(cycle: Cycle, release: dict[str, Any], play: str, calls: list[C
     return [*calls[:place], *others, *calls[place:]]
 
 
-def _by_hand(cycle: Cycle) -> list[Call]:
+def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
     """Return calls that none of these plays makes, and users do."""
     node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
     bundle = {"bundle_dir": str(cycle.bundle)}
@@ -224,7 +225,7 @@ def _by_hand(cycle: Cycle) -> list[Call]:
         Call("rlinf_media", "bastion", {**bundle, "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
         Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
         Call("rlinf_adopt", "bastion", {**bundle, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
-        Call("rlinf_branch_sync", "bastion", {**write_fork(cycle), **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
+        Call("rlinf_branch_sync", "bastion", {**fork, **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
         Call("rlinf_survey", "bastion", {"path": str(home / "survey.json"), "nodes": {NODE: seen}}),
         Call("rlinf_report", "bastion", {**report, "nodes": {NODE: {"wanted": [TARGET], "node": None, "problem": "no answer"}}}),
     ]
