@@ -223,7 +223,7 @@ class AptCache:
         wanted = {file["filename"] for file in record["files"]}
         for path in folder.glob("*.deb"):
             if path.name not in wanted:
-                path.unlink()
+                remove(path)
 
 
 def _written(folder: Path, record: Mapping[str, Any]) -> bool:

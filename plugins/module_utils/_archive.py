@@ -22,10 +22,10 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import ArchiveError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
@@ -36,6 +36,8 @@ MEMBERS = 500_000
 RATIO = 250
 """How many times its own size an archive may unpack to, once that is more than :data:`ALLOWED` bytes."""
 ALLOWED = 1 << 30
+HEADERS = 1 << 20
+"""How many bytes the headers of one tar member may have, with its long names and pax fields; those of all, 64 times that or RATIO."""
 DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -50,6 +52,7 @@ DAMAGED = (
     RuntimeError,
 )
 """What the readers of the standard library raise for a damaged archive, apart from an :class:`OSError`."""
+_ALL_ONES = 0xFFFFFFFF
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -146,24 +149,74 @@ def _open_zip(archive: Path, stack: contextlib.ExitStack) -> _Content:
     by_name = {entry.orig_filename: entry for entry in entries}
 
     def members() -> Iterator[Member]:
-        _compare_headers(archive, raw, entries)
+        _compare_headers(archive, raw, opened)
+        _compare_ends(archive, raw, opened)
         for entry in entries:
             yield _zip_member(archive, opened, entry)
 
     return _Content(members, lambda member: opened.open(by_name[member.name]))
 
 
+class _TarStream:
+    """What a tar archive is read from, unpacked. tarfile reads long names, pax fields and maps of holes whole, whatever their size."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._offset = 0
+        self._left: int | None = None
+        self.headers = 0
+        """How many bytes of headers were read."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left is not None:
+            if not 0 <= size <= self._left:
+                raise ValueError(f"the headers of the member at byte {self._offset} have more than {HEADERS} bytes")
+            self._left -= size
+            self.headers += size
+        return self._stream.read(size)
+
+    @contextlib.contextmanager
+    def header(self, offset: int) -> Iterator[None]:
+        """Let no more be read than the headers of one member, at *offset*, may have."""
+        self._offset, self._left = offset, HEADERS
+        try:
+            yield
+        finally:
+            self._left = None
+
+
+class _Tar(tarfile.TarFile):
+    """A tar archive whose headers are bounded."""
+
+    def __init__(self, name: Any = None, mode: Any = "r", fileobj: Any = None, **settings: Any) -> None:
+        self.below = _TarStream(fileobj)
+        super().__init__(name, mode, self.below, **settings)
+
+    def next(self) -> tarfile.TarInfo | None:
+        with self.below.header(self.offset):
+            return super().next()
+
+
 def _open_tar(archive: Path, stack: contextlib.ExitStack) -> _Content:
     with _damage_named(archive):
+        raw = stack.enter_context(archive.open("rb"))
         try:
-            opened = tarfile.open(archive, "r:*", encoding="utf-8", errors="strict")  # noqa: SIM115 (the stack closes it)
+            opened = _Tar.open(fileobj=raw, mode="r:*", encoding="utf-8", errors="strict")
         except tarfile.ReadError:
             raise _error(archive, "it is no whole zip or tar archive. Look at what its URL really serves, or set unpack: false") from None
     stack.enter_context(opened)
     by_name: dict[str, tarfile.TarInfo] = {}
+    most = max(64 * HEADERS, archive.stat().st_size * RATIO)
 
     def members() -> Iterator[Member]:
         for entry in opened:
+            if opened.below.headers > most:
+                raise _error(
+                    archive, f"the headers of its members have more than {most} bytes, far more than those of one of its size should"
+                )
             by_name[entry.name] = entry
             yield _tar_member(archive, entry)
         _check_end(opened)
@@ -222,27 +275,74 @@ def _tar_member(archive: Path, entry: tarfile.TarInfo) -> Member:
     raise _error(archive, f"member {entry.name!r} is a device, pipe or socket")
 
 
-def _compare_headers(archive: Path, raw: IO[bytes], entries: Iterable[zipfile.ZipInfo]) -> None:
-    """Refuse a zip whose members say one thing in the directory and another in place, or lie over each other (APPNOTE 4.3.7).
+def _compare_headers(archive: Path, raw: IO[bytes], opened: zipfile.ZipFile) -> None:
+    """Refuse a zip whose members say one thing in the directory and another in place, or with anything between them (APPNOTE 4.3).
 
     Readers that go by the one would see other files than readers that go by the other.
     """
-    end = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        if entry.header_offset < end:
-            raise _error(archive, f"member {entry.orig_filename!r} lies over the one before it")
+    entries = sorted(opened.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries), opened.start_dir]
+    if ends[0] != 0:
+        raise _error(archive, f"{ends[0]} bytes precede its first member, which its directory does not list")
+    for entry, end in zip(entries, ends[1:], strict=True):
         raw.seek(entry.header_offset)
         head = raw.read(30)
         signature, _version, flags, method, _time, crc, packed, size, name_length, extra_length = struct.unpack("<4sHHHIIIIHH", head)
         name = raw.read(name_length)
+        wide = _wide_sizes(raw.read(extra_length))
+        real = (entry.file_size, entry.compress_size)
+        # of all ones where the zip64 field has the number
+        narrow = [pair for number, pair in enumerate(zip((size, packed), real, strict=True)) if pair[0] != _ALL_ONES or len(wide) <= number]
         coding = "utf-8" if flags & 0x800 else "cp437"
-        same = signature == b"PK\x03\x04" and method == entry.compress_type and flags & 0x801 == entry.flag_bits & 0x801
-        if same and not flags & 0x8:  # otherwise the three follow the content
-            extended = 0xFFFFFFFF in (packed, size)
-            same = crc == entry.CRC and (extended or (packed, size) == (entry.compress_size, entry.file_size))
+        same = signature == b"PK\x03\x04" and method == entry.compress_type and flags & 0x809 == entry.flag_bits & 0x809
+        for said, meant in ((crc, entry.CRC), *zip(wide, itertools.cycle(real), strict=False), *narrow):
+            # by flag 8, they may be left out here, and follow the content
+            same = same and (said == meant or (said == 0 and bool(flags & 0x8)))
         if not same or not name.decode(coding, "replace") == entry.orig_filename == entry.filename:
             raise _error(archive, f"member {entry.orig_filename!r} is described in two different ways")
-        end = entry.header_offset + 30 + name_length + extra_length + entry.compress_size
+        after = end - raw.tell() - entry.compress_size
+        if after < 0:
+            raise _error(archive, f"member {entry.orig_filename!r} lies over what follows it")
+        raw.seek(entry.compress_size, os.SEEK_CUR)
+        if after > 24 or raw.read(after) not in _descriptors(flags, entry):
+            raise _error(archive, f"after member {entry.orig_filename!r} come {after} bytes that its directory does not list")
+
+
+def _wide_sizes(extra: bytes) -> tuple[int, ...]:
+    """Return the sizes in the zip64 fields of a local header (APPNOTE 4.5.3): of the content, of what it is packed to."""
+    wide: tuple[int, ...] = ()
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        if kind == 1:
+            wide += struct.unpack_from(f"<{min(length // 8, 2)}Q", extra, place + 4)
+        place += 4 + length
+    return wide
+
+
+def _descriptors(flags: int, entry: zipfile.ZipInfo) -> list[bytes]:
+    """Return what may stand between a member's content and what follows: nothing, or by flag 8 a data descriptor (APPNOTE 4.3.9)."""
+    if not flags & 0x8:
+        return [b""]
+    numbers = (entry.CRC, entry.compress_size, entry.file_size)
+    forms = [struct.pack(form, *numbers) for form in ("<III", "<IQQ") if form == "<IQQ" or max(numbers) <= _ALL_ONES]
+    return [*forms, *(b"PK\x07\x08" + form for form in forms)]
+
+
+def _compare_ends(archive: Path, raw: IO[bytes], opened: zipfile.ZipFile) -> None:
+    """Refuse a zip that goes on after its end, or whose two ends, if it has that of zip64, do not name the directory that was read."""
+    place = raw.seek(-22 - len(opened.comment), os.SEEK_END)
+    signature, *narrow = struct.unpack("<4s6xHII2x", raw.read(22))
+    raw.seek(max(place - 76, 0))
+    first, count, size, start, second, at = struct.unpack("<4s28xQQQ4s4xQ4x", raw.read(min(place, 76)).rjust(76, b"\0"))
+    has_wide = second == b"PK\x06\x07"
+    place -= 76 if has_wide else 0
+    real = (len(opened.infolist()), place - opened.start_dir, opened.start_dir)
+    same = signature == b"PK\x05\x06"
+    for said, meant, ones in zip(narrow, real, (0xFFFF, _ALL_ONES, _ALL_ONES), strict=True):
+        same = same and (said == meant or (has_wide and said == ones))
+    if not same or (has_wide and (first, count, size, start, at) != (b"PK\x06\x06", *real, place)):
+        raise _error(archive, "its end is not that of the directory that it has, or something follows it")
 
 
 # -- the judgement

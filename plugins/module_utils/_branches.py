@@ -397,7 +397,7 @@ class _Sync:
         merges = self._count("--merges", f"{base}..{source}")
         merged = self._merged_tree(tree, base, source) if merges else ""
         self._put(source)
-        done = tree.run(["rebase", "--quiet", "--merge", "--empty=drop", "--no-autostash", base], about="", check=False)
+        done = tree.attempt("rebase", "--quiet", "--merge", "--empty=drop", "--no-autostash", base)
         if done.status:
             raise self._conflict(done.stderr or done.stdout, onto, commits)
         commit = self.git.read("rev-parse", "HEAD", about="the rebased branch")
@@ -412,7 +412,7 @@ class _Sync:
     def _merged_tree(self, tree: Git, base: str, source: str) -> str:
         """Return the tree of a merge: what a rebase has to come to if merge commits hold nothing of their own; empty if it conflicts."""
         self._put(source)
-        done = tree.run(["merge", "--quiet", "--no-ff", "--no-commit", base], about="", check=False)
+        done = tree.attempt("merge", "--quiet", "--no-ff", "--no-commit", base)
         return "" if done.status else self.git.read("write-tree", about="a merge")
 
     def _conflict(self, said: str, onto: str, commits: Sequence[str]) -> GitError:

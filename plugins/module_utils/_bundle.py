@@ -22,6 +22,7 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     atomic_write,
     exclusive,
@@ -354,6 +355,7 @@ def _seal(bundle: Bundle, full: bool, jobs: int, check: bool) -> tuple[Outcome, 
     if not check:
         for path in touched:
             if found[path].mtime_ns != files[path]["mtime_ns"]:
+                checkpoint(f"touch {path}")
                 os.utime(bundle.root / path, ns=(found[path].mtime_ns, files[path]["mtime_ns"]))
         if not same:
             atomic_write(bundle.manifest, data)
@@ -734,6 +736,7 @@ def _set_aside(bundle: Bundle, path: str) -> None:
     place = bundle.set_aside / path
     place.parent.mkdir(parents=True, exist_ok=True)
     number = next(number for number in itertools.count() if not os.path.lexists(f"{place}.{number}"))
+    checkpoint(f"set aside {path}")
     os.rename(bundle.root / path, f"{place}.{number}")
 
 

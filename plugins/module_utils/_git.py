@@ -207,6 +207,11 @@ class Git:
         output = self.run(arguments, about="", check=False)
         return None if output.status else output.stdout.removesuffix("\n")
 
+    def attempt(self, *arguments: str | os.PathLike[str]) -> Output:
+        """Run a command that changes a repository of this machine, and return how it ended."""
+        checkpoint(f"git {' '.join(os.fspath(argument) for argument in arguments[:2])}")
+        return self.run(arguments, about="", check=False)
+
     def write(self, *arguments: str | os.PathLike[str], about: str) -> None:
         """Run a command that changes a repository of this machine.
 

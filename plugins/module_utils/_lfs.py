@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import check_url, refuse_userinfo
@@ -83,6 +84,7 @@ def check_out(tree: Git, mirror: Path, folder: Path, about: str) -> None:
                 f"{about}: the mirror {mirror} lacks the LFS object {digest}. Run the download playbook again.", problem="damaged"
             )
         destination.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint(f"copy LFS object {digest}")
         shutil.copyfile(source, destination)
     tree.write("lfs", "install", "--local", "--skip-repo", about=about)
     tree.write("lfs", "checkout", about=about)

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest, size_text
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     CHUNK,
     atomic_write,
@@ -38,6 +39,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     rename,
     sha256_bytes,
     sha256_file,
+    switch_link,
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
@@ -513,6 +515,7 @@ class _Reading:
             return self._place(partial, part, digest)
         self.cut.setdefault(part.path, {})[str(part.offset)] = part.size
         if sum(self.cut[part.path].values()) == entry["size"]:
+            checkpoint(f"truncate {partial.name}")
             os.truncate(partial, entry["size"])
             return self._place(partial, part, sha256_file(partial))
         self._note()
@@ -525,6 +528,7 @@ class _Reading:
         if digest != entry["sha256"]:
             remove(partial)
             return False
+        checkpoint(f"truncate {partial.name}")
         os.truncate(partial, entry["size"])
         os.chmod(partial, part.mode & 0o755)
         os.utime(partial, ns=(entry["mtime_ns"], entry["mtime_ns"]))
@@ -563,7 +567,7 @@ class _Reading:
             link = self.bundle.root / path
             remove(link)
             link.parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(target, link)
+            switch_link(link, target)
         for place, text in texts.items():
             if text is None:
                 remove(place)

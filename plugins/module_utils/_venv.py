@@ -180,7 +180,7 @@ class Venv:
         needed = {self.lock_path(generation.digest) for generation in self.generations.finished()}
         pattern = self.lock_path("?" * SHORT).name
         for lock in set(self.node.locks.glob(pattern)) - needed:
-            lock.unlink()
+            remove(lock)
 
     def _build(self, wanted: Wanted, digest: str, found: Supply) -> Generation:
         """Build and verify a generation; packages whose unpacked files in uv's cache turn out damaged are unpacked again, once."""

@@ -76,6 +76,10 @@ class Broken(Exception):
     """A promise does not hold; the message says which, and how to see it again."""
 
 
+class Untried(Exception):
+    """What was to be done to a call did not happen to it; nothing is known of a promise."""
+
+
 def record(cycle: Cycle, *plays: tuple[str, ...]) -> list[Call]:
     """Run playbooks, each with its extra arguments, and return the calls that they made, in order."""
     path = cycle.work / "invocations"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.faults.calls import Broken, Call, Outcome
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
@@ -22,19 +23,24 @@ REFUSED = (
 BROUGHT = "downloading again with rlinf_scrub=true brings what was there, or says which file cannot be had again and what to do"
 NOTICED = "downloading again, without reading everything, never seals what was damaged: it brings what was there, or says which file it is"
 
-# a pattern of the first file of each kind, below the bundle
+# every file below the bundle is of a kind; the first that matches its pattern is damaged
 KINDS: Mapping[str, str] = {
     "manifest": "bundle.json",
+    "signature": "bundle.json.sig",
     "record of downloads": "records/urls.json",
     "record of repositories": "records/repositories.json",
     "record of assets": "records/assets.json",
     "record of tools": "records/tools.json",
+    "record of builds": "records/builds.json",
+    "record of kernels": "records/kernels.json",
+    "bill of materials": "records/sbom.cdx.json",
     "mirror's pack": "repos/**/*.pack",
     "mirror's index of a pack": "repos/**/*.idx",
     "mirror's refs": "repos/**/packed-refs",
     "mirror's HEAD": "repos/**/HEAD",
     "mirror's settings": "repos/**/config",
-    "wheel of the index": "wheelhouse/index/**/click-*.whl",
+    "mirror's keeper of a folder": "repos/**/.keep",
+    "wheel of the index": "wheelhouse/index/**/*.whl",
     "wheel built from git": "wheelhouse/git/**/*.whl",
     "wheel of the catalogue": "wheels/*.whl",
     "asset": "assets/.cache/**/*.model",
@@ -43,9 +49,14 @@ KINDS: Mapping[str, str] = {
     "lock": "targets/*/*/lock.json",
     "pins": "targets/*/*/pins.txt",
     "tools wheel": "tools/uv-*.whl",
+    "wheel of a library": "tools/*.whl",
+    "collection": "tools/*.tar.gz",
     "list of tools": "tools/runtime-requirements.txt",
-    "record of builds": "records/builds.json",
     "interpreter": "interpreters/**/*.tar.gz",
+    "system package": "apt/*/*/*.deb",
+    "record of system packages": "apt/*/*/packages.json",
+    "index of system packages": "apt/*/*/Packages",
+    "description of system packages": "apt/*/*/Release",
 }
 
 
@@ -98,10 +109,11 @@ def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> It
         scene.must(call)
     after = scene.tree()
     scene.restore("before")
-    missing = [kind for kind, pattern in KINDS.items() if not any(path.is_file() for path in scene.cycle.bundle.glob(pattern))]
-    if missing:
-        raise LookupError(f"the bundle has no {', '.join(missing)}")
-    trials = [(kind, damage) for kind in KINDS for damage in DAMAGES]
+    kinds = files_of_kinds(scene.cycle.bundle)
+    # an empty file has nothing to lose but itself
+    trials = [
+        (kind, damage) for kind, files in kinds.items() for damage in DAMAGES if files[0].stat().st_size or damage[1] in (_replace, _remove)
+    ]
     if sample:
         trials = random.Random(0).sample(trials, min(sample, len(trials)))
     tallies = {name: Tally(f"a bundle's file {name}", f"{REFUSED}; {BROUGHT}; {NOTICED}", "rot") for name, _how, _quiet in DAMAGES}
@@ -114,13 +126,30 @@ def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> It
     yield from (tally for tally in tallies.values() if tally.trials)
 
 
+def files_of_kinds(root: Path) -> dict[str, list[Path]]:
+    """Return the files of each kind in a bundle.
+
+    :raises LookupError: it has none of a kind, or a file that is of none: name its kind in :data:`KINDS`.
+    """
+    kinds = {kind: sorted(path for path in root.glob(pattern) if path.is_file()) for kind, pattern in KINDS.items()}
+    bundle = Bundle(root)
+    whole = {path for folder in bundle.folders for path in folder.rglob("*") if path.is_file()} | {bundle.manifest, bundle.signature}
+    without = [kind for kind, files in kinds.items() if not files]
+    unnamed = sorted(str(path.relative_to(root)) for path in whole.difference(*kinds.values()))
+    if without:
+        raise LookupError(f"the bundle has no {', '.join(without)}")
+    if unnamed:
+        raise LookupError(f"nobody has said of what kind these are: {', '.join(unnamed)}")
+    return kinds
+
+
 class _Rotten:
     """One file, damaged in one way."""
 
     def __init__(self, scene: Scene, kind: str, how: Damage, quiet: bool, before: Tree, after: Tree) -> None:
         self.scene, self.how, self.quiet, self.before, self.after = scene, how, quiet, before, after
         self.kind, self.root = kind, scene.cycle.bundle
-        self.path = sorted(path for path in self.root.glob(KINDS[kind]) if path.is_file())[0]
+        self.path = files_of_kinds(self.root)[kind][0]
         self.name = str(self.path.relative_to(self.root))
 
     def damage(self) -> None:

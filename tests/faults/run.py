@@ -69,7 +69,7 @@ def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list
             else:
                 found = in_parallel(made, jobs, lambda share, one=CLASSES[name]: one(made, sample, share))  # type: ignore[misc]
             for tally in found:
-                print(f"{tally.name}: {tally.trials} trials, {len(tally.lost)} lost", flush=True)
+                print(f"{tally.name}: {tally.trials} trials, {len(tally.lost)} lost, {len(tally.untried)} came to none", flush=True)
                 for lost in tally.lost:
                     print(f"  {lost}", flush=True)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)

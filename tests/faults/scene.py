@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,10 +173,11 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
         made = Scene(cycle)
         made.scratch.mkdir()
         made.save("nothing")
+        release = write_distribution(cycle)
         for name, click in (("first", "8.2.1"), ("second", "8.3.1"))[: 2 if changed else 1]:
             cycle.inventory = cycle.write_inventory(name, nodes, catalog(click))
             for play, *extra in (("download", "-e", f"rlinf_update={TARGET}"), ("push",), ("prepare",), ("install",), ("verify",)):
-                made.plays.append((play, _with_interpreter(cycle, play, record(cycle, (play, *extra)))))
+                made.plays.append((play, _with_others(cycle, release, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
             made.plays += [("by hand", _by_hand(cycle, fork))]
@@ -185,8 +186,8 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
         yield made
 
 
-def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
-    """Return the calls of a play, and that of an interpreter which it would make if this machine had none of the version."""
+def _with_others(cycle: Cycle, release: dict[str, Any], play: str, calls: list[Call]) -> list[Call]:
+    """Return the calls of a play, and those that it would make if this machine had no such interpreter, and the node asked for packages."""
     if play == "prepare":
         given = {"prefix": str(cycle.work / NODE), "bundle_dir": str(cycle.bundle), "pythons": [VERSION]}
         return [Call("rlinf_interpreter", NODE, given), *calls]
@@ -198,29 +199,16 @@ def _with_interpreter(cycle: Cycle, play: str, calls: list[Call]) -> list[Call]:
     interpreter = {"name": "own", "url": INTERPRETER, "python": VERSION, "machine": platform.machine()}
     given = {**{key: value for key, value in fetch.args.items() if key != "assets"}, "interpreters": [interpreter]}
     place = calls.index(bill)
-    return [*calls[:place], Call("rlinf_interpreter_cache", bill.host, given), *calls[place:]]
+    packages = {"bundle_dir": str(cycle.bundle), "releases": [release], "timeout": 20}
+    others = [Call("rlinf_interpreter_cache", bill.host, given), Call("rlinf_apt_cache", bill.host, packages)]
+    return [*calls[:place], *others, *calls[place:]]
 
 
-def _by_hand(cycle: Cycle, fork: Mapping[str, Any]) -> list[Call]:
-    """Return calls that none of these plays makes, and users do.
-
-    :param fork: what :func:`write_fork` says.
-    """
+def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
+    """Return calls that none of these plays makes, and users do."""
     node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
     bundle = {"bundle_dir": str(cycle.bundle)}
     patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), **bundle}
-    key = Key.make(cycle.work / "key")
-    Archive(cycle.world.root / "ubuntu", key).publish(
-        "jammy", [build_deb(cycle.work / "packages", name, "1", fields) for name, fields in PACKAGES.items()]
-    )
-    source = {
-        "mirror": "ubuntu",
-        "url": f"{cycle.upstream.url}/ubuntu",
-        "suites": ["jammy"],
-        "components": ["main"],
-        "keyring": str(key.keyring),
-    }
-    release = {"name": "ubuntu-22.04", "sources": [source], "packages": ["libegl1"]}
     seen = {"system": {"release": "ubuntu-22.04", "architecture": "amd64", "state": "Package: libc6\n"}}
     report = {
         "path": str(home / "report"),
@@ -229,16 +217,31 @@ def _by_hand(cycle: Cycle, fork: Mapping[str, Any]) -> list[Call]:
     }
     branches = {"follow": ["main"], "branches": [{"name": "work", "base": "main"}], "committer": "Me <me@example.invalid>"}
     return [
+        Call("rlinf_bundle", "bastion", {**bundle, "state": "pruned"}),
         *(Call("rlinf_req_patch", NODE, {**patch, "state": state}) for state in ("patched", "restored")),
         Call("rlinf_air_gap", NODE, {"prefix": str(node)}),
         Call("rlinf_media", "bastion", {**bundle, "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
         Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
         Call("rlinf_adopt", "bastion", {**bundle, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
-        Call("rlinf_apt_cache", "bastion", {**bundle, "releases": [release], "timeout": 20}),
         Call("rlinf_branch_sync", "bastion", {**fork, **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
         Call("rlinf_survey", "bastion", {"path": str(home / "survey.json"), "nodes": {NODE: seen}}),
         Call("rlinf_report", "bastion", {**report, "nodes": {NODE: {"wanted": [TARGET], "node": None, "problem": "no answer"}}}),
     ]
+
+
+def write_distribution(cycle: Cycle) -> dict[str, Any]:
+    """Write a distribution's archive; return what rlinf_apt_cache brings of it."""
+    key = Key.make(cycle.work / "key")
+    archive = Archive(cycle.world.root / "ubuntu", key)
+    archive.publish("jammy", [build_deb(cycle.work / "packages", name, "1", fields) for name, fields in PACKAGES.items()])
+    source = {
+        "mirror": "ubuntu",
+        "url": f"{cycle.upstream.url}/ubuntu",
+        "suites": ["jammy"],
+        "components": ["main"],
+        "keyring": str(key.keyring),
+    }
+    return {"name": "ubuntu-22.04", "sources": [source], "packages": ["libegl1"]}
 
 
 def write_fork(cycle: Cycle) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.faults.calls import Broken
+from tests.faults.calls import Broken, Untried
 
 
 @dataclass
@@ -24,15 +24,19 @@ class Tally:
     command: str
     trials: int = 0
     lost: list[str] = field(default_factory=list)
+    untried: list[str] = field(default_factory=list)
 
     @contextmanager
     def trial(self, what: str) -> Iterator[None]:
-        """Count one trial, and as lost one in which a promise was broken."""
-        self.trials += 1
+        """Count one trial, and as lost one in which a promise was broken; apart, what came to none."""
         try:
             yield
+        except Untried:
+            self.untried.append(what)
+            return
         except Broken as error:
             self.lost.append(f"{what}: {error}")
+        self.trials += 1
 
     @property
     def survived(self) -> int:
@@ -42,6 +46,7 @@ class Tally:
         """Add the trials of another process."""
         self.trials += other.trials
         self.lost += other.lost
+        self.untried += other.untried
 
 
 def table(tallies: Iterable[Tally]) -> list[str]:

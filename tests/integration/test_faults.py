@@ -6,16 +6,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.faults import run
 from tests.faults.clocks import clocks
 from tests.faults.disks import disks
-from tests.faults.kills import kills
+from tests.faults.kills import kills, one
 from tests.faults.pairs import pairs
 from tests.faults.resumes import resumes
-from tests.faults.rot import rot
+from tests.faults.rot import KINDS, files_of_kinds, rot
 from tests.faults.scene import Scene, scene
 from tests.faults.servers import servers
 from tests.faults.tally import Tally
@@ -58,6 +59,31 @@ def test_nothing_is_lost(installed: Scene, name: str) -> None:
         found = list({tally.name: tally for tally in HERE[name](installed)}.values())
     assert found and all(tally.trials for tally in found)
     assert [lost for tally in found for lost in tally.lost] == []
+
+
+def test_a_call_that_is_not_killed_is_no_trial(installed: Scene) -> None:
+    installed.restore("nothing")
+    installed.save("before")
+    call = next(call for call in installed.calls if call.module == "rlinf_wheel_cache")
+    tally = Tally("killed", "", "kill")
+    with tally.trial("point 1000000"):
+        one(installed, call, 10**6, {}, {})
+    assert (tally.trials, tally.lost, tally.untried) == (0, [], ["point 1000000"])
+
+
+def test_every_file_of_a_bundle_is_of_a_kind(tmp_path: Path) -> None:
+    for pattern in KINDS.values():
+        path = tmp_path / pattern.replace("**", "a").replace("*", "a")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    assert files_of_kinds(tmp_path).keys() == KINDS.keys()
+    (tmp_path / "records" / "new.json").write_text("{}")
+    with pytest.raises(LookupError, match=r"of what kind these are: records/new\.json"):
+        files_of_kinds(tmp_path)
+    (tmp_path / "records" / "new.json").rename(tmp_path / "records" / "kernels.json.part")
+    (tmp_path / "records" / "kernels.json").unlink()
+    with pytest.raises(LookupError, match="has no record of kernels"):
+        files_of_kinds(tmp_path)
 
 
 def test_every_class_is_tried() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from tests.support.apt_archive import Archive, Key, build_deb
 from tests.support.authority import make_authority
 from tests.support.proxy import Proxy
@@ -176,7 +177,9 @@ def test_a_missing_file_comes_again_and_a_moved_version_only_when_asked(world: W
     world.archive.publish("jammy-updates", [newer])
     assert run_module("rlinf_apt_cache", arguments)["results"][0]["reason"] == "1 missing files"
     assert place.read_bytes() == content
-    assert run_module("rlinf_apt_cache", {**arguments, "update": ["ubuntu-22.04"]})["changed"]
+    trace = world.folder / "trace"
+    assert run_module("rlinf_apt_cache", {**arguments, "update": ["ubuntu-22.04"]}, env={TRACE: str(trace)})["changed"]
+    assert f"remove {place.name}\n" in trace.read_text()
     assert not place.exists() and (world.repository / "libglvnd0_1.4-2_all.deb").is_file()
     # indexes that are not of the record, as a run leaves them that was cut off between the two
     (world.repository / "Packages").write_text("")

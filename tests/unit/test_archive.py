@@ -7,9 +7,12 @@ import io
 import os
 import stat
 import struct
+import subprocess
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +222,66 @@ def test_a_bomb_of_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         unpack(make_tar(tmp_path / "bomb", entries), tmp_path / "fresh", strip=False)
 
 
+LONG = 24 << 20
+
+
+@pytest.mark.parametrize("how", ["w:", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_that_is_a_bomb_is_not_read(tmp_path: Path, kind: bytes, how: str, first: bool) -> None:
+    archive = tmp_path / "bomb"
+    with tarfile.open(archive, how) as opened:  # type: ignore[call-overload]
+        if not first:
+            opened.addfile(tarfile.TarInfo("before"))
+        header = tarfile.TarInfo("header")
+        header.type, header.size = kind, LONG
+        opened.addfile(header, io.BytesIO(bytes(LONG)))
+        opened.addfile(tarfile.TarInfo("after"))
+    del header
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match=f"headers of the member at byte {0 if first else 512} have more than 1048576 bytes"):
+            unpack(archive, tmp_path / "fresh", strip=False)
+        assert tracemalloc.get_traced_memory()[1] < LONG / 2
+    finally:
+        tracemalloc.stop()
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_a_header_after_many_others_is_not_read(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb"
+    with tarfile.open(archive, "w:gz") as opened:
+        for _number in range(3):
+            header = tarfile.TarInfo("header")
+            header.type, header.size = tarfile.XHDTYPE, 400_000
+            opened.addfile(header, io.BytesIO(b"400000 comment=".ljust(399_999, b"x") + b"\n"))
+        opened.addfile(tarfile.TarInfo("after"))
+    with pytest.raises(ArchiveError, match="headers of the member at byte 0 have more"):
+        examine(archive, strip=False)
+
+
+def test_an_endless_map_of_holes_is_not_read(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("sparse")
+    entry.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1  # more of the map follows
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    more = b"00000000001\0" * 42 + b"\1" + bytes(7)
+    (tmp_path / "bomb").write_bytes(bytes(header) + more * 3000)
+    with pytest.raises(ArchiveError, match="headers of the member at byte 0 have more"):
+        examine(tmp_path / "bomb", strip=False)
+
+
+def test_long_headers_of_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: Entries = [(f"{'d' * 200}/{'e' * 200}/{'f' * 200}/{number}", b"") for number in range(100)]
+    archive = make_tar(tmp_path / "bomb", entries)
+    assert len(examine(archive, strip=False)) == 100
+    monkeypatch.setattr(_archive, "HEADERS", 2560)
+    monkeypatch.setattr(_archive, "RATIO", 1)
+    with pytest.raises(ArchiveError, match="headers of its members have more than 163840 bytes"):
+        examine(archive, strip=False)
+
+
 def test_what_does_not_fit_is_noticed_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = make_zip(tmp_path / "a", [("a", b"x" * 1000)])
     usage = type("usage", (), {"free": 999})
@@ -312,6 +375,143 @@ def test_members_that_lie_over_each_other(tmp_path: Path) -> None:
     archive.write_bytes(data)
     with pytest.raises(ArchiveError, match=r"lies over|two different ways"):
         unpack(archive, tmp_path / "fresh", strip=False)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_member_that_the_directory_does_not_list(tmp_path: Path, place: int) -> None:
+    names = ["a.py", "b.py"]
+    names.insert(place, "evil.py")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+        archive.filelist = [entry for entry in archive.filelist if entry.filename != "evil.py"]
+    assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["a.py", "b.py"]
+    with pytest.raises(ArchiveError, match=r"bytes .* which its directory does not list|come .* bytes that its directory does not list"):
+        examine(tmp_path / "a.zip", strip=False)
+
+
+def moved(whole: bytes, by: int) -> bytes:
+    """Return a zip whose end gives another place for the directory."""
+    start = int.from_bytes(whole[-6:-2], "little")
+    return whole[:-6] + struct.pack("<I", start + by) + whole[-2:]
+
+
+def fewer(whole: bytes) -> bytes:
+    """Return a zip whose end gives fewer members than its directory has."""
+    return whole[:-12] + struct.pack("<H", 1) + whole[-10:]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: b"PK\x03\x04#!/bin/sh\n" + whole, "14 bytes precede its first member"),
+        (lambda whole: whole + b"more", "something follows it"),
+        (lambda whole: moved(whole, 4), "is not that of the directory|precede its first member|two different ways|damaged"),
+        (fewer, "is not that of the directory"),
+    ],
+    ids=["before", "behind", "another place", "fewer"],
+)
+def test_a_zip_that_is_not_all_that_is_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes], said: str, wide: bool
+) -> None:
+    if wide:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+    archive = make_zip(tmp_path / "a.zip", [("a", b"x"), ("b", b"y")])
+    assert (b"PK\x06\x07" in archive.read_bytes()) == wide
+    assert len(examine(archive, strip=False)) == 2
+    archive.write_bytes(change(archive.read_bytes()))
+    with pytest.raises(ArchiveError, match=said):
+        examine(archive, strip=False)
+
+
+CONTENT = b"content"
+CRC = zlib.crc32(CONTENT)
+ONES = 0xFFFFFFFF
+
+
+def one_member(
+    path: Path, flags: int, *, sizes: tuple[int, int] = (7, 7), crc: int = CRC, extra: bytes = b"", behind: bytes = b"", central: int = -1
+) -> Path:
+    """Return a zip of one member, as its local header and what follows the content are given."""
+    local = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, flags, 0, 0, 33, crc, *sizes, 1, len(extra)) + b"a" + extra + CONTENT + behind
+    flags = flags if central < 0 else central
+    directory = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, flags, 0, 0, 33, CRC, 7, 7, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    path.write_bytes(local + directory + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, len(directory), len(local), 0))
+    return path
+
+
+def zip64(*numbers: int) -> bytes:
+    return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
+
+
+SIGNATURE = b"PK\x07\x08"
+NARROW, WIDE = struct.pack("<III", CRC, 7, 7), struct.pack("<IQQ", CRC, 7, 7)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"flags": 0},
+        {"flags": 0, "extra": b"\0" * 5},
+        {"flags": 0, "extra": struct.pack("<HHI", 0xD935, 4, 0)},
+        {"flags": 0, "sizes": (ONES, ONES), "extra": zip64(7, 7)},
+        {"flags": 0, "extra": zip64(7, 7)},
+        *({"flags": 8, "crc": 0, "sizes": (0, 0), "behind": sign + body} for sign in (b"", SIGNATURE) for body in (NARROW, WIDE)),
+        {"flags": 8, "behind": SIGNATURE + NARROW},
+        {"flags": 8, "crc": 0, "sizes": (ONES, ONES), "extra": zip64(0, 0), "behind": SIGNATURE + WIDE},
+    ],
+)
+def test_all_forms_of_a_local_header_and_what_follows(tmp_path: Path, given: dict[str, Any]) -> None:
+    assert [(member.path, member.size) for member in examine(one_member(tmp_path / "a.zip", **given), strip=False)] == [("a", 7)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"flags": 0, "behind": b"x"},
+        {"flags": 0, "behind": SIGNATURE + NARROW},
+        {"flags": 0, "crc": 0},
+        {"flags": 0, "sizes": (0, 0)},
+        {"flags": 0, "sizes": (ONES, ONES)},
+        {"flags": 0, "sizes": (ONES, ONES), "extra": zip64(7)},
+        {"flags": 0, "sizes": (ONES, ONES), "extra": zip64(7, 9)},
+        {"flags": 0, "sizes": (ONES, ONES), "extra": zip64(0, 0)},
+        {"flags": 0, "extra": zip64(7, 9)},
+        {"flags": 0, "extra": zip64(7, 7) + zip64(7, 9)},
+        {"flags": 0, "extra": b"\1\0\xff\0"},
+        {"flags": 8},
+        {"flags": 8, "behind": SIGNATURE},
+        {"flags": 8, "behind": SIGNATURE + NARROW[:-1]},
+        {"flags": 8, "behind": SIGNATURE + struct.pack("<III", CRC, 7, 8)},
+        {"flags": 8, "behind": SIGNATURE + struct.pack("<IQQ", CRC, 8, 7)},
+        {"flags": 8, "behind": struct.pack("<III", CRC ^ 1, 7, 7)},
+        {"flags": 8, "behind": SIGNATURE + WIDE + b"x"},
+        {"flags": 8, "sizes": (6, 7), "behind": SIGNATURE + NARROW},
+        {"flags": 8, "sizes": (ONES, ONES), "extra": zip64(7, 6), "behind": SIGNATURE + WIDE},
+        {"flags": 8, "behind": SIGNATURE + NARROW, "central": 0},
+        {"flags": 0, "central": 8},
+    ],
+)
+def test_a_local_header_or_what_follows_that_is_not_what_the_directory_says(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(ArchiveError, match=r"described in two different ways|bytes that its directory does not list|damaged"):
+        examine(one_member(tmp_path / "a.zip", **given), strip=False)
+
+
+def test_a_zip_that_git_makes(tmp_path: Path) -> None:
+    """It writes what is large as a stream."""
+    for name, size in (("small", 10), ("large", 5000)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.bigFileThreshold=1k"]
+    for command in (
+        ["init", "-q"],
+        ["add", "small", "large"],
+        ["commit", "-qm", "x"],
+        ["archive", "--format=zip", "--prefix=top/", "-oa.zip", "HEAD"],
+    ):
+        subprocess.run([*git, *command], check=True)
+    assert unpack(tmp_path / "a.zip", tmp_path / "fresh", strip=True) == 2
+    assert (tmp_path / "fresh/large").read_bytes() == b"x" * 5000
 
 
 def test_names_that_are_not_in_utf8(tmp_path: Path) -> None:

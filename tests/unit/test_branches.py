@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _branches
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import Rewrites
 from tests.support.kills import killed_at
@@ -149,13 +150,19 @@ def site(made: Path, tmp_path: Path, run_module: RunModule) -> Iterator[Site]:
         yield Site(server, Origin.copied(root, THEIRS), Origin.copied(root, FORK), tmp_path / "home", tmp_path / "cache", run_module)
 
 
-def test_quad(site: Site, tmp_path: Path, tree_hash: TreeHash) -> None:
+def test_quad(
+    site: Site, tmp_path: Path, tree_hash: TreeHash, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     before, old = tree_hash(tmp_path), site.tips()
     planned = site.sync(check=True)
     assert tree_hash(tmp_path) == before
     assert states(planned) == {"main": "outdated", RELEASE: "outdated", "work": "outdated", "other": "outdated"}
 
-    done = site.sync()
+    trace = tmp_path_factory.mktemp("trace") / "trace"
+    with monkeypatch.context() as traced:
+        traced.setenv(TRACE, str(trace))
+        done = site.sync()
+    assert "git rebase " in trace.read_text()
     assert states(done) == {"main": "pushed", RELEASE: "pushed", "work": "pushed", "other": "pushed"}
     # the plan is what happens, to the commit
     assert [item["commit"] for item in planned["results"]] == [item["commit"] for item in done["results"]]

@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils import _bundle, _mend
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from ansible_collections.rlinf.offline.plugins.module_utils._files import json_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.unit.conftest import ModuleFailed
@@ -161,7 +162,9 @@ def test_serial_and_date_move_only_with_the_content(bundle: Bundle, run_module: 
     six = bundle.index / "six-1.16.0-py2.py3-none-any.whl"
     mtime = six.stat().st_mtime_ns
     os.utime(six, ns=(1, 1))
-    touched = sealed(bundle, run_module)
+    trace = bundle.root.parent / "trace"
+    touched = run_module("rlinf_bundle", {"bundle_dir": str(bundle.root), "state": "sealed"}, env={TRACE: str(trace)})
+    assert f"touch {six.relative_to(bundle.root)}\n" in trace.read_text()
     assert not touched["changed"] and touched["hashed"] == 1 and touched["digest"] == first["digest"]
     assert six.stat().st_mtime_ns == mtime
     assert sealed(bundle, run_module)["hashed"] == 0
@@ -457,7 +460,9 @@ def test_with_a_stamp_only_what_a_former_bundle_had_is_removed(carried: dict[str
     littered = tree_hash(bundle.root)
     foreseen = run_module("rlinf_bundle", args, check=True)
     assert tree_hash(bundle.root) == littered and foreseen["changes"]["removed"]["count"] == 4 and foreseen["extra"]["count"] == 2
-    done = run_module("rlinf_bundle", args)
+    trace = bundle.root.parent / "trace"
+    done = run_module("rlinf_bundle", args, env={TRACE: str(trace)})
+    assert "set aside tools/own.whl\n" in trace.read_text()
     assert done["changes"] == foreseen["changes"] and "2 that no bundle has had set aside" in done["reason"]
     assert (bundle.set_aside / "tools" / "own.whl.0").read_bytes() == b"own tool"
     # a ref of a mirror counts as long as it lies there, and is somebody's all the same

@@ -265,7 +265,10 @@ def test_whenever_reading_is_killed_what_was_read_before_is_kept(bundle: Bundle,
                 _media.read(copy, [media / f"rlinf-00{number}"])
 
     before()
-    for number in kill_points(work, tmp_path / "trace"):
+    points = kill_points(work, tmp_path / "trace")
+    trace = (tmp_path / "trace").read_text()
+    assert " truncate " in trace and " link link\n" in trace
+    for number in points:
         before()
         assert killed_at(number, work)
         work()

@@ -23,6 +23,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _mirror
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import CatalogError, GitError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from ansible_collections.rlinf.offline.plugins.module_utils._git_config import redirect_config
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
@@ -711,7 +712,9 @@ def with_lfs(site: Site) -> Origin:
     return origin
 
 
-def test_lfs_objects_are_brought_where_asked_for(site: Site, with_lfs: Origin, tmp_path: Path, tree_hash: TreeHash) -> None:
+def test_lfs_objects_are_brought_where_asked_for(
+    site: Site, with_lfs: Origin, tmp_path: Path, tree_hash: TreeHash, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = network({GITHUB: f"file://{site.upstream.root}/git/github.com/"})
     plain = site.mirror(with_lfs, network=files)
     assert not (site.place(with_lfs) / "lfs").exists()
@@ -724,7 +727,9 @@ def test_lfs_objects_are_brought_where_asked_for(site: Site, with_lfs: Origin, t
     assert site.mirror(with_lfs, network=files, lfs=True).changed is False
     assert tree_hash(site.bundle.root, mtimes=True) == before
     shutil.rmtree(with_lfs.bare)
+    monkeypatch.setenv(TRACE, str(tmp_path / "trace"))
     _checkout.checkout(site.place(with_lfs), plain.commit, tmp_path / "tree", origin_url=with_lfs.url, lfs=True)
+    assert " copy LFS object " in (tmp_path / "trace").read_text()
     assert (tmp_path / "tree" / "big.bin").read_bytes() == b"large\n" * 1000
     assert _checkout.worktree_state(tmp_path / "tree").clean
 

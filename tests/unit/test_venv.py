@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from ansible_collections.rlinf.offline.plugins.module_utils._runtime import UV_CONFIG
 from tests.support.environments import PYTHON, Run, Site
 from tests.support.wheels import build_wheel, source_tree, write_tree
@@ -246,7 +247,7 @@ def test_rolling_back_without_a_former_environment_says_so(site: Site) -> None:
         site(state="rolled_back")
 
 
-def test_generations_beyond_keep_are_removed_unless_used(site: Site) -> None:
+def test_generations_beyond_keep_are_removed_unless_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = [build_wheel(site.index, "alpha", f"{number}.0") for number in range(4)]
     first = site(site.lock(wheels[0]))["generation"]
     with subprocess.Popen(
@@ -258,7 +259,11 @@ def test_generations_beyond_keep_are_removed_unless_used(site: Site) -> None:
             last = site(site.lock(wheel))
         assert last["changed"] and len(site.generations()) == 3 and first in site.generations()
         job.communicate(b"\n")
-    result = site(site.lock(wheels[3]))
+    trace = site.prefix / "trace"
+    with monkeypatch.context() as traced:
+        traced.setenv(TRACE, str(trace))
+        result = site(site.lock(wheels[3]))
+    assert " remove pylock." in trace.read_text()
     assert result["changed"] and result["removed"] == [first]
     assert len(site.generations()) == 2
     assert len(list((site.prefix / "state" / "locks").glob("pylock.*"))) == 2
