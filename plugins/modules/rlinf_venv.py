@@ -292,7 +292,7 @@ built:
   type: list
   elements: dict
   returned: O(state=present)
-skipped:
+skipped_packages:
   description: Packages of the lock that were left out by O(skip_packages).
   type: list
   elements: str
@@ -610,7 +610,7 @@ def _outcome(plan: Any, wanted: Any, place: Path) -> dict[str, Any]:
         "remote": supply.reported if supply else [],
         "messages": supply.messages if supply else [],
         "built": [{"name": package.name, "version": package.version} for package in supply.to_build] if supply else [],
-        "skipped": list(wanted.lock.skipped),
+        "skipped_packages": list(wanted.lock.skipped),
     }
 
 

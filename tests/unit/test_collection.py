@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -107,3 +108,11 @@ def test_requirements_are_what_the_development_lock_holds() -> None:
     wanted = {line.split()[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")}
     locked = {line.split("==")[0] for line in (ROOT / "requirements-dev.txt").read_text().splitlines() if "==" in line}
     assert wanted <= locked
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_returns_what_ansible_takes_for_its_own(module: str) -> None:
+    """A result with a true ``skipped``, say, counts as that of a task that was skipped, and its changes for nothing."""
+    returned = yaml.safe_load(importlib.import_module(f"ansible_collections.rlinf.offline.plugins.modules.{module}").RETURN)
+    names = {*returned, *returned.get("results", {}).get("contains", {})}
+    assert names and not names & {"skipped", "failed", "unreachable", "exception", "invocation", "ansible_facts", "add_host", "add_group"}

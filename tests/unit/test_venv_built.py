@@ -149,7 +149,7 @@ def test_without_the_compiler_three_ways_out_are_named(site: Node) -> None:
         assert "rlinf.offline.collect" in message and "install the CUDA toolkit" in message and f"rlinf_skip_packages: [{NAME}]" in message
     assert not site.prefix.exists()
     result = site(lock, skip_packages=["Transformer_Engine.Torch"])
-    assert result["skipped"] == [NAME] and site.imports("import torch; print(torch.__version__)") == "2.6.0"
+    assert result["skipped_packages"] == [NAME] and site.imports("import torch; print(torch.__version__)") == "2.6.0"
     assert not site(lock, skip_packages=[NAME])["changed"]
     assert site(lock, state="verified", skip_packages=[NAME])["verified"] == 1
     # with it, it is another environment
@@ -162,7 +162,7 @@ def test_a_name_to_skip_that_no_lock_has_is_an_error(site: Node) -> None:
     with pytest.raises(ModuleFailed, match="rlinf_skip_packages: nowhere is in no lock of"):
         site(lock, skip_packages=[NAME, "nowhere"])
     # one of another target of the node is none: the setting is the node's
-    assert site(other, skip_packages=[NAME])["skipped"] == []
+    assert site(other, skip_packages=[NAME])["skipped_packages"] == []
 
 
 def test_the_compiler_is_found_where_the_toolkit_is(site: Node) -> None:
