@@ -94,13 +94,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, install_command
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import Installer, Plan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -113,11 +111,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Install what is missing, or say what that is."""
     params = module.params
     check_names(params["packages"])
@@ -157,7 +155,7 @@ def within_reach(installer: Installer) -> tuple[Installer, list[str]]:
     return installer, [f"System packages are missing: {told(left, absent)}; {why}.{remedy}"]
 
 
-def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
+def work_on(module: Module, installer: Installer) -> dict[str, Any]:
     """Install what is missing, which must be possible."""
     missing = installer.missing() if installer.packages else ()
     if module.check_mode and (os.geteuid() or not installer.offered().issuperset(missing)):

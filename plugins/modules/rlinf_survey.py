@@ -58,22 +58,20 @@ states:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey
 
 ARGUMENTS: dict[str, Any] = {"path": {"type": "path", "required": True}, "nodes": {"type": "dict", "required": True}}
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Merge what was found into the file."""
     path = Path(module.params["path"]).absolute()
     before = Survey.read(path) if path.exists() else Survey({}, {})
