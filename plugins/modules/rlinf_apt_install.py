@@ -88,6 +88,7 @@ later:
   returned: in check mode, if that is so
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -164,10 +165,12 @@ def work_on(module: Module, installer: Installer) -> dict[str, Any]:
         raise AptError(
             f"Installing {told(missing, installer.absent())} needs root. Give become, or set rlinf_system_packages_state: checked."
         )
-    if not module.check_mode and not os.geteuid():
-        installer.resume()
-    plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
-    files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
+    # a plan is apt's, too; one of nothing looks at what is there alone
+    with installer.alone() if not os.geteuid() and (missing or not module.check_mode) else contextlib.nullcontext():
+        if not module.check_mode and not os.geteuid():
+            installer.resume()
+        plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
+        files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
     answer = said(replace(plan, files=files))
     if module._diff:
         after = [f"{name} {version}\n" for name, version in sorted(plan.installs.items())] + [f"{path}\n" for path in plan.files]
