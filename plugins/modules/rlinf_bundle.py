@@ -159,11 +159,13 @@ extra:
   type: dict
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
 from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
@@ -212,7 +214,8 @@ def work(module: Module) -> dict[str, Any]:
         outcome = seal(bundle, key=Path(params["signing_key"]) if params["signing_key"] else None, **options)
     elif params["state"] == "verified":
         trust = Trust.of(params["trusted_signers"], stamp, params["allow_downgrade"])
-        outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust, **options)
+        with noting(bundle, None if module.check_mode else stamp):
+            outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust, **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:
@@ -221,6 +224,11 @@ def work(module: Module) -> dict[str, Any]:
     if module._diff:
         found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
     return found
+
+
+def noting(bundle: Bundle, stamp: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Keep others off what this machine notes of the bundle, beside the stamp: the bundle itself may be read-only."""
+    return exclusive(stamp.with_name(f".{stamp.name}.lock"), f"What is known here of {bundle.root}") if stamp else contextlib.nullcontext()
 
 
 def shortened(text: str) -> str:
