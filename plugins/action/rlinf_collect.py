@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import DOWNLOAD
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import fsync_file, remove, rename, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, fsync_file, remove, rename, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
 
@@ -52,7 +52,8 @@ class ActionModule(Working):
             return {**result, "state": "present", "reason": "the bundle has it"}
         status = self._ask("ansible.builtin.stat", {"path": path, "checksum_algorithm": "sha256"})["stat"]
         if not self._task.check_mode:
-            self._fetch(path, place, status["checksum"])
+            with exclusive(bundle.cache / "collect" / f"{self._host}.lock", f"Collecting from {self._host} into {bundle.root}"):
+                self._fetch(path, place, status["checksum"])
         seconds = round(time.monotonic() - start, 1)
         return {**result, "changed": True, "state": "collected", "reason": "built there", "bytes": status["size"], "seconds": seconds}
 

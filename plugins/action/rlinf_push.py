@@ -26,6 +26,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._bundle import (
     size_text,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, sha256_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, files_to_push, look, rsync, run_rsync
@@ -226,15 +227,16 @@ class ActionModule(Working):
             raise BundleError("rsync is not there on the machine that runs ansible-playbook. Install rsync.")
         command = rsync(ssh, remote_program=self._remote_program(), bandwidth=bandwidth, check=check)
         place = ssh.place(str(destination)) if ssh else str(destination)
-        files = run_rsync(command, names, bundle.root, place, Meter("push", self._host, sum(lacking.values())))
-        if not manifest:
-            return files
-        sent, seconds = dict(files.sent), files.seconds
-        for path in (bundle.signature, bundle.manifest):
-            if path.is_file():
-                last = run_rsync(command, [path.name], bundle.root, place, Meter("push", self._host))
-                sent, seconds = {**sent, **last.sent}, seconds + last.seconds
-        return Transfer(sent, seconds)
+        with contextlib.nullcontext() if check else alone(bundle, f"{place} (port {ssh.port})" if ssh else place):
+            files = run_rsync(command, names, bundle.root, place, Meter("push", self._host, sum(lacking.values())))
+            if not manifest:
+                return files
+            sent, seconds = dict(files.sent), files.seconds
+            for path in (bundle.signature, bundle.manifest):
+                if path.is_file():
+                    last = run_rsync(command, [path.name], bundle.root, place, Meter("push", self._host))
+                    sent, seconds = {**sent, **last.sent}, seconds + last.seconds
+            return Transfer(sent, seconds)
 
     def _ssh(self) -> Ssh:
         """Return how the connection plugin reaches the node, by its public options."""
@@ -281,6 +283,21 @@ class ActionModule(Working):
                 f"The bundle is pushed with become by sudo only, not by {become.name}. Push as a user who may write there."
             )
         return str(become.get_option("become_user") or "root")
+
+
+@contextlib.contextmanager
+def alone(bundle: Bundle, place: str) -> Iterator[None]:
+    """Keep other pushes of this bundle to *place* off while the body runs: both would go on with the same partial files.
+
+    Where it cannot be written beside the bundle nothing is held.
+
+    :raises OfflineError: another process pushes there.
+    """
+    lock = bundle.cache / "push" / f"{sha256_bytes(place.encode())[:16]}.lock"
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            held.enter_context(exclusive(lock, f"The bundle at {place}"))
+        yield
 
 
 @contextlib.contextmanager

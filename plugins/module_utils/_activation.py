@@ -23,6 +23,12 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # activating sets these itself
 _OWN = frozenset({"PATH", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "PS1"})
 _DEACTIVATE = "deactivate () {\n"
+# WANDB_API_KEY, HF_TOKEN; not TOKENIZERS_PARALLELISM
+_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN)$|PASSWORD|PASSWD|SECRET", re.IGNORECASE)
+_SHORTEST = 6
+"""Characters: what is shorter than this is a switch (``1``, ``true``), which may stand anywhere, and no secret."""
+HIDDEN = "********"
+_EXPORT = re.compile(r"""^(\s*export (?P<name>\w+)=)(?:'[^']*'|"[^"]*"|[^\s'"])+""", re.MULTILINE)
 
 
 def check_exports(exports: Mapping[str, Any]) -> None:
@@ -33,6 +39,26 @@ def check_exports(exports: Mapping[str, Any]) -> None:
         text = value.get("prepend") if isinstance(value, Mapping) and set(value) == {"prepend"} else value
         if not isinstance(text, str) or "\0" in text:
             raise VenvError(f"exports: {name} must be text (in quotes), or a mapping with the single key 'prepend' and a path.")
+
+
+def secret_values(exports: Any) -> set[str]:
+    """Return the values of those exports that a secret is in by their names, as they are and as a shell has them.
+
+    :param exports: whatever was given as such.
+    """
+    named = exports.items() if isinstance(exports, Mapping) else ()
+    values = [value for name, value in named if _SECRET.search(name) and isinstance(value, str) and len(value) >= _SHORTEST]
+    return {text for value in values for text in (value, shlex.quote(value))}
+
+
+def shown_exports(exports: Mapping[str, Any]) -> dict[str, Any]:
+    """Return exports as a diff may show them: without what is secret by its name."""
+    return {name: HIDDEN if _SECRET.search(name) else value for name, value in exports.items()}
+
+
+def shown_script(script: str) -> str:
+    """Return an ``activate`` script as a diff may show it."""
+    return _EXPORT.sub(lambda found: f"{found[1]}{HIDDEN}" if _SECRET.search(found["name"]) else found[0], script)
 
 
 def activated(environment: Path, exports: Mapping[str, Any], base: Mapping[str, str] | None = None) -> dict[str, str]:

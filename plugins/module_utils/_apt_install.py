@@ -8,6 +8,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import PACKAGES, RECORD, check_names, unmet
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, read_json, remove, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive, read_json, remove, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import SYSTEM_STATE, Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 
@@ -137,6 +138,13 @@ class Installer:
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, self.files[path].encode())
         return absent
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs off: one would take this one's transaction for one that was cut off, and *state* away from under apt.
+
+        :raises OfflineError: another process is at it.
+        """
+        return exclusive(self.state.with_name(f"{self.state.name}.lock"), "Installing system packages out of a bundle")
 
     @property
     def _pending(self) -> Path:

@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from ansible.module_utils.basic import AnsibleModule
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _archive
@@ -35,7 +34,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import opened
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, opened
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import without_userinfo
@@ -311,7 +310,7 @@ def check_no_page(path: Path, url: str) -> None:
         raise FetchError("a web page, perhaps one to log in or to say no. Open the URL in a browser on this machine's network")
 
 
-def bring_all(module: AnsibleModule, kind: type[Cache[Any]], entries: Sequence[Entry], what: str) -> dict[str, Any]:
+def bring_all(module: Module, kind: type[Cache[Any]], entries: Sequence[Entry], what: str) -> dict[str, Any]:
     """Bring entries for a module that has the arguments of ``_module.FETCH``, and return its result.
 
     :param kind: the cache that they belong in.

@@ -9,6 +9,7 @@ was done is written down in ``rlinf/<target>.json`` of the environment, last: a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._installed import (
     normalize,
     site_packages,
 )
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import environment_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._process import run
 from ansible_collections.rlinf.offline.plugins.module_utils._supply import Supply
 from ansible_collections.rlinf.offline.plugins.module_utils._venv import locked, sources
@@ -278,6 +280,9 @@ class Existing:
             status = path.stat() if path.exists() else None
             atomic_write(path, text.encode("utf-8", "surrogateescape"), mode=status.st_mode & 0o7777 if status else 0o644)
 
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(self.folder / ".lock", f"The environment {self.path}")
+
     # -- doing it --------------------------------------------------------------------------------------------------------------
 
     def apply(self, wanted: Wanted) -> Plan:
@@ -285,7 +290,9 @@ class Existing:
 
         :raises OfflineError: another process works on this environment, uv or a script failed, or what is there then is not what was wanted.
         """
-        with exclusive(self.folder / ".lock", f"The environment {self.path}"):
+        # the environment, which other prefixes may share, and the working copies that the target is built from
+        node_lock = environment_lock(self.installer.node.state, self.target)
+        with exclusive(node_lock, f"The environment {self.target}"), self._alone():
             self.installer.wait()
             fresh = replace(self)
             plan = fresh.plan(wanted)
@@ -335,7 +342,10 @@ class Existing:
             raise VenvError(f"{self.target} in {self.path} is of another lock than the bundle's. Run the playbook install for it.")
         damaged = damaged_files(self.path, own.wheels, cores(), removes=known["removes"], only=set(known["packages"]))
         if damaged and mark:
-            write_json(self.record, {**known, "damaged": sorted(damaged)})
+            with self._alone():
+                # it may have been installed anew, or taken out, since it was looked at
+                if replace(self).known == known:
+                    write_json(self.record, {**known, "damaged": sorted(damaged)})
         refuse_damaged(damaged, self.path)
         compare(own, self.path, exact=False)
         self.installer.try_imports(imports, self.path, known["exports"])
@@ -351,7 +361,8 @@ class Existing:
         exports = self._exports({}) if self.path.is_dir() else {}
         changed = bool(known is not None or exports)
         if changed and not check:
-            with exclusive(self.folder / ".lock", f"The environment {self.path}"):
+            with self._alone():
+                exports = self._exports({})
                 self._write(exports)
                 remove(self.lock_path)
                 remove(self.record)

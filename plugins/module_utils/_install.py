@@ -14,7 +14,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _gpu_check
-from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated
+from ansible_collections.rlinf.offline.plugins.module_utils._activation import activated, shown_exports
 from ansible_collections.rlinf.offline.plugins.module_utils._built import Builder
 from ansible_collections.rlinf.offline.plugins.module_utils._effective import EffectiveLock, Package
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError, VenvError
@@ -372,7 +372,7 @@ def description(stamp: Mapping[str, Any] | None) -> str:
     """Return what a diff shows of a stamp: interpreter, exports, scripts, packages, a line each."""
     if stamp is None:
         return ""
-    exports = [f"export {name}={json.dumps(value)}" for name, value in sorted(stamp["exports"].items())]
+    exports = [f"export {name}={json.dumps(value)}" for name, value in sorted(shown_exports(stamp["exports"]).items())]
     scripts = [f"script {script['name']}: {' '.join(script['argv'])}" for script in stamp["scripts"]]
     packages = [package["shown"] for _name, package in sorted(stamp["packages"].items())]
     return "\n".join([f"python {stamp['python']['version']} {stamp['python']['executable']}", *exports, *scripts, *packages, ""])

@@ -112,6 +112,7 @@ class Journal:
     """
 
     def __init__(self, state_dir: Path, project: Path) -> None:
+        self.state_dir = state_dir
         self.project = project
         self.name = hashlib.sha256(os.fsencode(project)).hexdigest()[:16]
         self.folder = state_dir / "journals" / self.name

@@ -153,6 +153,14 @@ class Bundle:
         return self.cache / "swarm"
 
 
+def environment_lock(state: Path, target: str) -> Path:
+    """Return what is held by whoever changes a target's environment, builds it, or changes a working copy that it is built from.
+
+    :param state: the state of a node, ``Node.state``.
+    """
+    return state / "locks" / f".{target}.lock"
+
+
 @dataclass(frozen=True)
 class Node:
     """The paths under ``rlinf_prefix`` of a node."""

@@ -9,16 +9,19 @@ import contextlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.parameters import sanitize_keys
 
+from ansible_collections.rlinf.offline.plugins.module_utils._activation import secret_values
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._urls import secrets
+from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact, secrets
 
 ON_BASTION = "Install the collection's requirements.txt into the Python that runs ansible-playbook, or set rlinf_bastion_python."
 ON_NODE = "Run the playbook rlinf.offline.prepare for this node first."
@@ -49,18 +52,33 @@ AIR_GAP = "RLINF_AIR_GAP"
 """Environment variable of a module: the folder for the records of what it tries to reach (``rlinf_air_gap``). Without it nothing is recorded."""
 
 
-def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]], *, target: str = "") -> None:
+class Module(AnsibleModule):  # type: ignore[misc]
+    """A module that shows no login of its arguments, whatever it answers or logs.
+
+    Ansible looks through the arguments, answers what is wrong with them, and logs them while the module is made: logins are known before.
+    """
+
+    def _load_params(self) -> None:
+        super()._load_params()
+        self.no_log_values |= secrets(self.params) | secret_values(self.params.get("exports"))
+
+    def _return_formatted(self, kwargs: dict[str, Any]) -> None:
+        # Ansible masks values alone, and a prefix of url_rewrites is a key
+        kwargs.setdefault("invocation", {"module_args": sanitize_keys(self.params, self.no_log_values)})
+        super()._return_formatted(kwargs)
+
+
+def finish(module: Module, work: Callable[[], dict[str, Any]], *, target: str = "") -> None:
     """Run *work* and leave with its result, or with the message of the error it raised.
 
-    Credentials in the arguments' URLs are masked wherever they would come out, ``invocation`` included.
     What the result holds under ``warnings`` is shown as such. Whoever may read what is made does not depend on who makes it: the umask is
     022, for git, uv and scripts as well.
     An :class:`OSError` (a full disk, a read-only file system, a lack of permission) is reported with the path it names.
+    Any other exception is a defect: what it says is shown, its traceback where Ansible is asked for it, no login in either.
 
     :param target: what the record of the step is of, by default the argument of that name.
     """
     os.umask(0o022)
-    module.no_log_values |= secrets(module.params)
     try:
         watched = _watched(module, target)
         result = work()
@@ -71,6 +89,15 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]], *, target:
         module.fail_json(
             msg=f"{where}: {error.strerror or error}. Nothing half-written is left under a final name; mend this and run again."
         )
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        module.fail_json(
+            msg=redact(
+                f"{type(error).__name__}: {error} ({os.path.basename(at.filename)}, line {at.lineno}). This is a defect of rlinf.offline. "
+                "Report it with its traceback, which ANSIBLE_DISPLAY_TRACEBACK=error shows (before ansible-core 2.19, -vvv)."
+            ),
+            exception=redact(traceback.format_exc()),
+        )
     else:
         if watched:
             watched.say(changed=bool(result.get("changed")), digest=result.get("digest"))
@@ -79,7 +106,7 @@ def finish(module: AnsibleModule, work: Callable[[], dict[str, Any]], *, target:
         module.exit_json(**result)
 
 
-def _watched(module: AnsibleModule, target: str) -> Any:
+def _watched(module: Module, target: str) -> Any:
     """Go on where nothing but this machine can be reached, and all that is tried is recorded, if that is asked for (``rlinf_air_gap``).
 
     A check changes nothing, and is not recorded.
@@ -98,7 +125,7 @@ def _watched(module: AnsibleModule, target: str) -> Any:
     return enter(Path(folder), " ".join([name, *chosen.values()]), module=name, **chosen)
 
 
-def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> None:
+def require(module: Module, libraries: Iterable[str], remedy: str) -> None:
     """Leave with a clear message unless all *libraries* (import names) are there.
 
     In check mode a node that is not prepared yet is no error: the module reports that it would run after prepare.
@@ -108,14 +135,13 @@ def require(module: AnsibleModule, libraries: Iterable[str], remedy: str) -> Non
     missing = sorted(name for name in libraries if importlib.util.find_spec(name) is None)
     if not missing:
         return
-    module.no_log_values |= secrets(module.params)
     if module.check_mode:
         module.exit_json(changed=True, msg=f"would run after prepare: {', '.join(missing)} not there yet", after_prepare=True)
     module.fail_json(msg=f"The Python at {sys.executable} lacks {', '.join(missing)}. {remedy}")
 
 
 @contextlib.contextmanager
-def opened(module: AnsibleModule) -> Iterator[Bundle]:
+def opened(module: Module) -> Iterator[Bundle]:
     """Give the bundle that ``bundle_dir`` names, for this process alone; a check only reads, and holds up nobody.
 
     :raises OfflineError: another process of this machine works on it.

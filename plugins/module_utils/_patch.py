@@ -49,6 +49,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._references import (
     rewrite_requirements,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import RepositoryId, redact, without_userinfo
+from ansible_collections.rlinf.offline.plugins.module_utils._worktrees import unused
 
 PREFIX = "[local-deps]"
 GREEN, YELLOW, CYAN = "green", "yellow", "cyan"
@@ -184,7 +185,7 @@ def patch(
     :raises PatchError: with *strict*, what is missing; or what cannot be patched safely.
     """
     journal = Journal(state_dir, project_dir.resolve())
-    with _held(journal, check):
+    with _held(journal, check, worktrees):
         wanted = plan(project_dir, bundle_dir, worktrees=worktrees, state_dir=state_dir)
         if strict and wanted.fallbacks:
             raise PatchError(_missing(wanted), **_told(wanted.messages, wanted.references))
@@ -220,11 +221,12 @@ def restore(project_dir: Path | None, state_dir: Path, *, purge: bool = False, c
 
 
 @contextlib.contextmanager
-def _held(journal: Journal, check: bool) -> Iterator[None]:
+def _held(journal: Journal, check: bool, worktrees: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold the journal, and the checkouts that it is of; a check holds nothing."""
     if check:
         yield
         return
-    with journal.held():
+    with journal.held(), unused(journal.state_dir, [journal.project, *worktrees]):
         yield
 
 

@@ -23,7 +23,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._git import Git, session
 from ansible_collections.rlinf.offline.plugins.module_utils._journal import RESTORED, Journal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._worktrees import NOTE, OWN, SCRIPTED, named, read_note
+from ansible_collections.rlinf.offline.plugins.module_utils._worktrees import NOTE, OWN, SCRIPTED, named, read_note, unused
 
 # what a killed run has left of a working copy that it was making
 _UNFINISHED = re.compile(r"\.{1,2}[^.].*\.new(\.part)?\Z")
@@ -103,7 +103,7 @@ def reset_all(node: Node, bundle: Bundle, *, check: bool = False) -> tuple[list[
     :raises TargetError: some could not be put back; each is named.
     """
     patched = _patched(node)
-    actions = [*_unfinished(node), *(_planned(place, bundle, patched) for place in made_here(node))]
+    actions = [*_unfinished(node), *(_planned(place, node, bundle, patched) for place in made_here(node))]
     results: list[dict[str, Any]] = []
     problems = []
     for action in actions:
@@ -142,12 +142,17 @@ def _patched(node: Node) -> frozenset[Path]:
     return frozenset()
 
 
-def _planned(place: Path, bundle: Bundle, patched: Collection[Path]) -> Action:
+def _planned(place: Path, node: Node, bundle: Bundle, patched: Collection[Path]) -> Action:
     """Return what resetting a working copy of ours does."""
     lost = loss(place, patched)
-    apply = None if lost.nothing else partial(reset, lost, bundle)
+    apply = None if lost.nothing else partial(_reset_unused, lost, node, bundle)
     warning = f"{place}: {lost.text}" if apply else ""
     return Action("worktree", place.name, place, "clean", lost.text, apply, before=lost.files, after="clean", warning=warning)
+
+
+def _reset_unused(lost: Loss, node: Node, bundle: Bundle) -> None:
+    with unused(node.state, [lost.place]):
+        reset(lost, bundle)
 
 
 def loss(place: Path, patched: Collection[Path] = ()) -> Loss:

@@ -321,12 +321,11 @@ _LOCK = {
     "editables": [{"package": str, "repository": str, "subdirectory": (str, type(None))}],
     "files": {str: str},
 }
-_STATE = {"worktrees?": {str: dict}, "assets?": [str], "links?": {str: str}, "files?": {str: str}}
 
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = read_json(path, TargetError, _STATE)
+        state: dict[str, Any] = read_json(path, TargetError, _worktrees.STATE)
     except FileNotFoundError:
         return {}
     return state
@@ -446,7 +445,9 @@ def put_in_place(wanted: Wanted, *, check: bool = False) -> Plan:
     """
     with _alone(wanted.node, check):
         first = plan(wanted)
-        results = perform(first.trees, check=check)
+        moving = [tree.path for tree in first.trees if tree.changed and tree.before and not check]
+        with _worktrees.unused(wanted.node.state, moving):
+            results = perform(first.trees, check=check)
         # what is in a working copy can be judged now that it is there
         last = plan(wanted) if not check and any(action.changed for action in first.trees) else first
         results += perform(last.others, check=check)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._install import (
     refuse_damaged,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._installed import cores, damaged_files, fingerprints
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node, environment_lock
 from ansible_collections.rlinf.offline.plugins.module_utils._supply import Supply
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv
 
@@ -93,6 +94,9 @@ class Venv:
     def lock_path(self, digest: str) -> Path:
         """Return where the effective lock of a generation lies; uv wants this form of name (PEP 751)."""
         return self.node.locks / f"pylock.{self.target.replace('.', '_')}-{digest[:SHORT]}.toml"
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(environment_lock(self.node.state, self.target), f"The environment {self.target}")
 
     def plan(self, wanted: Wanted) -> Plan:
         """Find out what is to be done; nothing is changed.
@@ -163,7 +167,7 @@ class Venv:
         :raises OfflineError: another process builds this target, uv failed, or what was built is not what was wanted; the former
             environment stays current.
         """
-        with exclusive(self.node.locks / f".{self.target}.lock", f"The environment {self.target}"):
+        with self._alone():
             plan = self.plan(wanted)
             generation = plan.ready or self._build(wanted, plan.digest, cast(Supply, plan.supply))
             if plan.link:
@@ -249,7 +253,10 @@ class Venv:
             raise VenvError(f"{current.path}: {missing}. Run the playbooks prepare and install for {self.target}.")
         damaged = damaged_files(current.path, own.wheels, cores(), removes=stamp["removes"])
         if damaged and mark:
-            current.restamp(damaged=sorted(damaged))
+            with self._alone():
+                # another may be the current one, and this one gone, since it was looked at
+                if self.generations.current() == current:
+                    current.restamp(damaged=sorted(damaged))
         refuse_damaged(damaged, current.path)
         compare(own, current.path, exact=exact)
         self.installer.try_imports(imports, current.path, stamp["exports"])
@@ -276,7 +283,7 @@ class Venv:
 
         :raises VenvError: see :meth:`previous`.
         """
-        with exclusive(self.node.locks / f".{self.target}.lock", f"The environment {self.target}"):
+        with self._alone():
             _current, former = self.previous()
             if former:
                 self.generations.roll_back(former)

@@ -9,8 +9,9 @@ added, are never removed by installing: a user's results may be among them.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ from ansible_collections.rlinf.offline.plugins.module_utils import _checkout, _l
 from ansible_collections.rlinf.offline.plugins.module_utils._actions import Action
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import TargetError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import read_json, remove, rename, sha256_file, write_json
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, read_json, remove, rename, sha256_file, write_json
 from ansible_collections.rlinf.offline.plugins.module_utils._git import session
-from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, environment_lock
 
 NOTE = Path(".git", "rlinf.json")
 """In a working copy of ours: the repository, the commit it was put at, and ``moving`` while it is on its way to another."""
@@ -34,6 +35,8 @@ those of the script; null while it runs, or when it was cut off."""
 _NOTE = {"repository": str, "commit": str, "moving?": str}
 _SCRIPTED = {"kept": {str: str}, "done": ({str: str}, type(None))}
 _NOTE_REMEDY = "Keep your changes elsewhere, remove the working copy, and install again."
+STATE = {"worktrees?": {str: {"path": str}}, "assets?": [str], "links?": {str: str}, "files?": {str: str}}
+"""What a node remembers of a target."""
 # the link to the environment that rlinf_venv makes in the project
 OWN = frozenset({".venv"})
 
@@ -69,6 +72,24 @@ def read_note(place: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return note
+
+
+@contextlib.contextmanager
+def unused(state: Path, places: Iterable[Path]) -> Iterator[None]:
+    """Hold the environments of all targets that these working copies are of: nothing is built or run there while the body changes them.
+
+    :param state: the state of a node, which knows the targets.
+    :raises OfflineError: one of these environments is being built.
+    """
+    ours = {place.resolve() for place in places}
+    with contextlib.ExitStack() as held:
+        for path in sorted((state / "targets").glob("*.json")) if ours else ():
+            trees = read_json(path, TargetError, STATE).get("worktrees", {}).values()
+            used = ours & {Path(tree["path"]).resolve() for tree in trees}
+            if used:
+                what = f"{', '.join(map(str, sorted(used)))}, which the environment {path.stem} is built from,"
+                held.enter_context(exclusive(environment_lock(state, path.stem), what))
+        yield
 
 
 def plan(wanted: Worktree, *, allow_drift: bool = False) -> Action:

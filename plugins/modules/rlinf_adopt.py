@@ -99,9 +99,7 @@ results:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, Module, finish, require
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -113,12 +111,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["git", "requests", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Adopt everything that can be."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _adopt
 

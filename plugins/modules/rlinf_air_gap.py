@@ -78,14 +78,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._air_gap import digests, judge
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AirGapError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import AIR_GAP, finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import AIR_GAP, Module, finish
 
 ARGUMENTS: dict[str, Any] = {
     "prefix": {"type": "path", "required": True},
@@ -95,13 +93,13 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     # it reads what the others have recorded, and would wait for itself
     os.environ.pop(AIR_GAP, None)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Judge the records, keep the judgement, and fail if it is not that nothing was tried."""
     node = Node(Path(module.params["prefix"]).absolute())
     existing = Path(module.params["environment"]).absolute() if module.params["environment"] else None

@@ -139,11 +139,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_resolve import Source
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, Module, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import surveyed_states
 
@@ -170,12 +168,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["requests"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring every release's packages; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _apt_cache
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher, Records

@@ -88,19 +88,18 @@ later:
   returned: in check mode, if that is so
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_names, install_command
 from ansible_collections.rlinf.offline.plugins.module_utils._apt_install import Installer, Plan
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -113,11 +112,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Install what is missing, or say what that is."""
     params = module.params
     check_names(params["packages"])
@@ -157,7 +156,7 @@ def within_reach(installer: Installer) -> tuple[Installer, list[str]]:
     return installer, [f"System packages are missing: {told(left, absent)}; {why}.{remedy}"]
 
 
-def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
+def work_on(module: Module, installer: Installer) -> dict[str, Any]:
     """Install what is missing, which must be possible."""
     missing = installer.missing() if installer.packages else ()
     if module.check_mode and (os.geteuid() or not installer.offered().issuperset(missing)):
@@ -166,10 +165,12 @@ def work_on(module: AnsibleModule, installer: Installer) -> dict[str, Any]:
         raise AptError(
             f"Installing {told(missing, installer.absent())} needs root. Give become, or set rlinf_system_packages_state: checked."
         )
-    if not module.check_mode and not os.geteuid():
-        installer.resume()
-    plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
-    files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
+    # a plan is apt's, too; one of nothing looks at what is there alone
+    with installer.alone() if not os.geteuid() and (missing or not module.check_mode) else contextlib.nullcontext():
+        if not module.check_mode and not os.geteuid():
+            installer.resume()
+        plan = installer.plan() if installer.packages else Plan((), {}, installer.absent())
+        files = plan.files if module.check_mode or not plan.changed else installer.apply(plan)
     answer = said(replace(plan, files=files))
     if module._diff:
         after = [f"{name} {version}\n" for name, version in sorted(plan.installs.items())] + [f"{path}\n" for path in plan.files]

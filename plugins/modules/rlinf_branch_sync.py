@@ -148,9 +148,7 @@ results:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._module import NETWORK, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import NETWORK, ON_BASTION, Module, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 BRANCH: dict[str, Any] = {"name": {"type": "str", "required": True}, "base": {"type": "str", "required": True}}
@@ -167,12 +165,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["git"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring all branches up to date; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _branches
 

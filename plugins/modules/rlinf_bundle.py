@@ -159,16 +159,16 @@ extra:
   type: dict
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import prune, seal, verify
+from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._mend import mend
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._signature import Trust
 
 ARGUMENTS: dict[str, Any] = {
@@ -189,11 +189,11 @@ DIFF_LINES = 200
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring the bundle to the state asked for, or say what that would change."""
     params = module.params
     bundle = Bundle(Path(params["bundle_dir"]))
@@ -214,7 +214,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         outcome = seal(bundle, key=Path(params["signing_key"]) if params["signing_key"] else None, **options)
     elif params["state"] == "verified":
         trust = Trust.of(params["trusted_signers"], stamp, params["allow_downgrade"])
-        outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust, **options)
+        with noting(bundle, None if module.check_mode else stamp):
+            outcome = verify(bundle, stamp=stamp, targets=params["targets"], release=params["release"], trust=trust, **options)
     elif params["state"] == "mended":
         outcome = mend(bundle, **options)
     else:
@@ -223,6 +224,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if module._diff:
         found["diff"] = {"before": shortened(outcome.before), "after": shortened(outcome.after)}
     return found
+
+
+def noting(bundle: Bundle, stamp: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Keep others off what this machine notes of the bundle, beside the stamp: the bundle itself may be read-only."""
+    return exclusive(stamp.with_name(f".{stamp.name}.lock"), f"What is known here of {bundle.root}") if stamp else contextlib.nullcontext()
 
 
 def shortened(text: str) -> str:

@@ -87,11 +87,9 @@ results:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Asset, Catalog, Repository, Wheel
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, Module, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 ARGUMENTS: dict[str, Any] = {
@@ -104,7 +102,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["git", "requests", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module.params))
 

@@ -74,12 +74,10 @@ after_push:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._interpreters import Interpreters, Step
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -89,11 +87,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Unpack, or say what would be."""
     params = module.params
     interpreters = Interpreters(Bundle(Path(params["bundle_dir"]).absolute()), Node(Path(params["prefix"]).absolute()))

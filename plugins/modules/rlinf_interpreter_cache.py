@@ -97,10 +97,8 @@ results:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Interpreter
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, Module, finish, require
 
 INTERPRETER: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -116,12 +114,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["requests", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring all interpreters; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils._cache import InterpreterCache, bring_all
 

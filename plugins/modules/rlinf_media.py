@@ -108,12 +108,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
 from ansible_collections.rlinf.offline.plugins.module_utils._media import Outcome, read, write
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish, opened
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish, opened
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -126,11 +125,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True, required_if=[("state", "written", ["volume_size"])])
+    module = Module(ARGUMENTS, supports_check_mode=True, required_if=[("state", "written", ["volume_size"])])
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Write or read."""
     parameters = module.params
     places = [Path(path) for path in parameters["path"]]
@@ -154,7 +153,7 @@ def _bytes(text: str) -> int:
         raise BundleError(f"{text!r} is no size. Give a number of bytes, or one with a unit: 4 GB.") from None
 
 
-def _diff(module: AnsibleModule, outcome: Outcome) -> dict[str, Any]:
+def _diff(module: Module, outcome: Outcome) -> dict[str, Any]:
     if not module._diff or not outcome.changed:
         return {}
     names = [*(f"volume {number} of {outcome.volumes}" for number in outcome.done), *(["the manifest"] if outcome.sealed else [])]

@@ -183,9 +183,7 @@ node:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._node_info import gather
 
 ARGUMENTS: dict[str, Any] = {
@@ -205,7 +203,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: {"changed": False, "node": gather(**module.params)})
 
 

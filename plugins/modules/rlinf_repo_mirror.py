@@ -163,11 +163,9 @@ results:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Repository
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, Module, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 REPOSITORY: dict[str, Any] = {
@@ -186,12 +184,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["git"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Mirror all repositories; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils._git import doubt, installed
     from ansible_collections.rlinf.offline.plugins.module_utils._mirror import mirror_all

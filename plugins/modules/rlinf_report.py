@@ -73,14 +73,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json
 from ansible_collections.rlinf.offline.plugins.module_utils._fleet_report import FORMAT, fleet, page
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_BASTION, Module, finish, require
 
 ARGUMENTS: dict[str, Any] = {
     "path": {"type": "path", "required": True},
@@ -92,12 +90,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["jinja2"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Write both files, unless they say the same already."""
     folder = Path(module.params["path"]).absolute()
     report = fleet(module.params["nodes"], module.params["packages"], Bundle(Path(module.params["bundle_dir"]).absolute()))
@@ -123,7 +121,7 @@ def read_former(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("date"), str) else {}
 
 
-def contents(report: dict[str, Any], module: AnsibleModule, date: str) -> dict[str, bytes]:
+def contents(report: dict[str, Any], module: Module, date: str) -> dict[str, bytes]:
     """Return the files of a report of that date."""
     return {
         "report.html": page(report, Path(module.params["template"]), date),

@@ -57,16 +57,14 @@ targets:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._report_info import installed
 
 ARGUMENTS: dict[str, Any] = {"prefix": {"type": "path", "required": True}, "environment": {"type": "path"}}
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     prefix, environment = module.params["prefix"], module.params["environment"]
     finish(module, lambda: {"changed": False, "targets": installed(Path(prefix), Path(environment) if environment else None)})
 

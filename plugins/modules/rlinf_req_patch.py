@@ -165,9 +165,7 @@ after_prepare:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, Module, finish, require
 
 ARGUMENTS: dict[str, Any] = {
     "project_dir": {"type": "path"},
@@ -181,13 +179,13 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, required_if=[("state", "patched", ("project_dir", "bundle_dir"))], supports_check_mode=True)
+    module = Module(ARGUMENTS, required_if=[("state", "patched", ("project_dir", "bundle_dir"))], supports_check_mode=True)
     require(module, ["git", "tomlkit"], ON_NODE)
     states = {"patched": patched, "restored": restored}
     finish(module, lambda: states[module.params["state"]](module))
 
 
-def patched(module: AnsibleModule) -> dict[str, Any]:
+def patched(module: Module) -> dict[str, Any]:
     """Have the files lead to the bundle."""
     from ansible_collections.rlinf.offline.plugins.module_utils._patch import patch
 
@@ -204,7 +202,7 @@ def patched(module: AnsibleModule) -> dict[str, Any]:
     return {**result.json, **({"diff": result.diff} if module._diff else {})}
 
 
-def restored(module: AnsibleModule) -> dict[str, Any]:
+def restored(module: Module) -> dict[str, Any]:
     """Have the files as they were."""
     from ansible_collections.rlinf.offline.plugins.module_utils._patch import restore
 

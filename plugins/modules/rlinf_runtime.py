@@ -76,21 +76,19 @@ results:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._runtime import Runtime, Step
 
 ARGUMENTS: dict[str, Any] = {"bundle_dir": {"type": "path", "required": True}, "prefix": {"type": "path", "required": True}}
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Plan, apply, and report."""
     runtime = Runtime(Node(Path(module.params["prefix"]).absolute()), Bundle(Path(module.params["bundle_dir"]).absolute()))
     python = str(runtime.node.runtime_python)

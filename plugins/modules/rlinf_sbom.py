@@ -56,23 +56,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, parse_json, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish, opened
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish, opened
 from ansible_collections.rlinf.offline.plugins.module_utils._sbom import bill_of
 
 ARGUMENTS: dict[str, Any] = {"bundle_dir": {"type": "path", "required": True}}
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Write the bill, unless it says the same already."""
     root = Path(module.params["bundle_dir"])
     if not root.is_dir() and not module.check_mode:

@@ -55,32 +55,33 @@ states:
   returned: success
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, exclusive
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
-from ansible_collections.rlinf.offline.plugins.module_utils._module import finish
+from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish
 from ansible_collections.rlinf.offline.plugins.module_utils._survey import Survey
 
 ARGUMENTS: dict[str, Any] = {"path": {"type": "path", "required": True}, "nodes": {"type": "dict", "required": True}}
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Merge what was found into the file."""
     path = Path(module.params["path"]).absolute()
-    before = Survey.read(path) if path.exists() else Survey({}, {})
-    after = before.with_nodes(module.params["nodes"])
-    changed = not path.exists() or after.content != before.content
-    if changed and not module.check_mode:
-        atomic_write(path, after.content)
+    # another run's nodes are not to be written over
+    with contextlib.nullcontext() if module.check_mode else exclusive(path.with_name(f".{path.name}.lock"), f"The survey {path}"):
+        before = Survey.read(path) if path.exists() else Survey({}, {})
+        after = before.with_nodes(module.params["nodes"])
+        changed = not path.exists() or after.content != before.content
+        if changed and not module.check_mode:
+            atomic_write(path, after.content)
     answer: dict[str, Any] = {"changed": changed, "path": str(path), "nodes": after.lines(), "states": len(after.states)}
     if module._diff:
         answer["diff"] = lines_diff(str(path), before.lines(), after.lines())

@@ -173,10 +173,8 @@ after_push:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, TARGET, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import ON_NODE, TARGET, Module, finish, require
 
 ARGUMENTS: dict[str, Any] = {
     "bundle_dir": {"type": "path", "required": True},
@@ -189,13 +187,13 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, required_if=[("state", "present", ("catalog", "target"))], supports_check_mode=True)
+    module = Module(ARGUMENTS, required_if=[("state", "present", ("catalog", "target"))], supports_check_mode=True)
     require(module, ["git", "tomlkit", "packaging"], ON_NODE)
     states = {"present": present, "reset": reset}
     finish(module, lambda: states[module.params["state"]](module))
 
 
-def present(module: AnsibleModule) -> dict[str, Any]:
+def present(module: Module) -> dict[str, Any]:
     """Have the target in place."""
     from ansible_collections.rlinf.offline.plugins.module_utils._target import Wanted, placed
 
@@ -203,7 +201,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     return answer if module._diff else {key: value for key, value in answer.items() if key != "diff"}
 
 
-def reset(module: AnsibleModule) -> dict[str, Any]:
+def reset(module: Module) -> dict[str, Any]:
     """Put the working copies back."""
     from ansible_collections.rlinf.offline.plugins.module_utils._actions import diff
     from ansible_collections.rlinf.offline.plugins.module_utils._target import reset as reset_all

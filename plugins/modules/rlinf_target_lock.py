@@ -136,12 +136,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Catalog
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, Module, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 
 ARGUMENTS: dict[str, Any] = {
@@ -161,12 +159,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["requests", "git", "tomlkit", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Lock every target; fail at the end if one could not be."""
     catalog = Catalog.parse(module.params["catalog"])
     # it may name releases of distributions, too, which are no business of this module
@@ -181,7 +179,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return answer(outcomes, "targets", diff=module._diff)
 
 
-def make_locker(module: AnsibleModule, bundle: Bundle, catalog: Catalog) -> Any:
+def make_locker(module: Module, bundle: Bundle, catalog: Catalog) -> Any:
     """Build the lock engine out of the module's arguments."""
     from ansible_collections.rlinf.offline.plugins.module_utils._lock import Locker, Settings
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform

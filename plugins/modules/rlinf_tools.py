@@ -94,12 +94,10 @@ results:
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, sha256_bytes, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._items import Tried, answer
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, finish, opened, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, INDEX, ON_BASTION, Module, finish, opened, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_uv, isolated_environment
 
@@ -117,12 +115,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["requests", "tomlkit", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring wheels, archive and script, or say what is missing."""
     from ansible_collections.rlinf.offline.plugins.module_utils._tools import Kit, Requirements
     from ansible_collections.rlinf.offline.plugins.module_utils._wheel import Platform
@@ -142,7 +140,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return answer(outcomes, "tools", diff=module._diff)
 
 
-def wheels(module: AnsibleModule, bundle: Bundle, kit: Any) -> list[Tried]:
+def wheels(module: Module, bundle: Bundle, kit: Any) -> list[Tried]:
     """Bring the wheels of a kit; the index is asked only when the requirements are others than those recorded."""
     from ansible_collections.rlinf.offline.plugins.module_utils import _tools
     from ansible_collections.rlinf.offline.plugins.module_utils._fetch import Fetcher

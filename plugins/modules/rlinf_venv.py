@@ -334,13 +334,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.rlinf.offline.plugins.module_utils._activation import shown_script
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._gpu_check import AUTO, CHOICES
 from ansible_collections.rlinf.offline.plugins.module_utils._items import answer, attempt
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
-from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, TARGET, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import INDEX, NETWORK, ON_NODE, TARGET, Module, finish, require
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
 from ansible_collections.rlinf.offline.plugins.module_utils._uv import Uv, find_python, find_uv, offline_environment
 
@@ -390,7 +389,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         ARGUMENTS,
         required_if=[("state", "present", ("lock", "catalog"), True)],
         required_one_of=[("target", "targets")],
@@ -417,7 +416,7 @@ class Answer:
     diff: dict[str, str] = field(default_factory=dict)
 
 
-def for_each(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> dict[str, Any]:
+def for_each(module: Module, work: Callable[[Module], dict[str, Any]]) -> dict[str, Any]:
     """Do *work* for one target after the other.
 
     :raises OfflineError: some failed; each is named, and what became of all is among the details.
@@ -449,7 +448,7 @@ def for_each(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, An
         raise
 
 
-def with_target(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> dict[str, Any]:
+def with_target(module: Module, work: Callable[[Module], dict[str, Any]]) -> dict[str, Any]:
     """Have what the target needs beside its environment in place, and do *work* with what comes out of it.
 
     :raises OfflineError: it cannot be put in place, or is not, and shall only be verified.
@@ -484,7 +483,7 @@ def with_target(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str,
     }
 
 
-def installer_of(module: AnsibleModule) -> Any:
+def installer_of(module: Module) -> Any:
     """Return what installs for the target that the arguments name."""
     from ansible_collections.rlinf.offline.plugins.module_utils._install import Installer
 
@@ -496,7 +495,7 @@ def installer_of(module: AnsibleModule) -> Any:
     return Installer(node, Bundle(Path(params["bundle_dir"]).absolute()), params["target"], uv)
 
 
-def venv_of(module: AnsibleModule) -> Any:
+def venv_of(module: Module) -> Any:
     """Return the environments that the arguments speak of."""
     from ansible_collections.rlinf.offline.plugins.module_utils._venv import Venv
 
@@ -505,7 +504,7 @@ def venv_of(module: AnsibleModule) -> Any:
     return Venv(installer.node, installer.bundle, installer.target, installer.uv, project, params["keep"])
 
 
-def existing_of(module: AnsibleModule) -> Any:
+def existing_of(module: Module) -> Any:
     """Return the existing environment that the arguments name."""
     from ansible_collections.rlinf.offline.plugins.module_utils._existing import Existing
 
@@ -514,7 +513,7 @@ def existing_of(module: AnsibleModule) -> Any:
     return Existing(installer_of(module), Path(module.params["path"]).absolute())
 
 
-def lock_of(module: AnsibleModule) -> Any:
+def lock_of(module: Module) -> Any:
     """Return the lock that the arguments name, or None."""
     from ansible_collections.rlinf.offline.plugins.module_utils._effective import effective_lock
 
@@ -525,7 +524,7 @@ def lock_of(module: AnsibleModule) -> Any:
     return effective_lock(bundle, Path(params["lock"]).absolute(), params["editables"], params["skip_packages"])
 
 
-def wanted_of(module: AnsibleModule, python: str, uv: Uv) -> Any:
+def wanted_of(module: Module, python: str, uv: Uv) -> Any:
     """Return what the arguments want an environment to be."""
     from ansible_collections.rlinf.offline.plugins.module_utils._install import Wanted
     from ansible_collections.rlinf.offline.plugins.module_utils._scripts import Script
@@ -544,14 +543,14 @@ def wanted_of(module: AnsibleModule, python: str, uv: Uv) -> Any:
     )
 
 
-def not_there(module: AnsibleModule) -> list[str]:
+def not_there(module: Module) -> list[str]:
     """Return what the arguments name and an earlier task of a first run, in check mode, did not put in place."""
     params = module.params
     paths = [params["lock"], *(editable["path"] for editable in params["editables"]), *(script["cwd"] for script in params["scripts"])]
     return [path for path in paths if not Path(path).exists()] if module.check_mode else []
 
 
-def present(module: AnsibleModule) -> dict[str, Any]:
+def present(module: Module) -> dict[str, Any]:
     """Have the environment of the lock current."""
     if missing := not_there(module):
         return {"changed": True, "reason": f"would install when it is there: {', '.join(missing)}", "after_push": True}
@@ -573,7 +572,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def present_in_existing(module: AnsibleModule) -> dict[str, Any]:
+def present_in_existing(module: Module) -> dict[str, Any]:
     """Have the target in an existing environment."""
     if missing := not_there(module):
         return {"changed": True, "reason": f"would install when it is there: {', '.join(missing)}", "after_push": True}
@@ -591,7 +590,7 @@ def present_in_existing(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def _to_verify(module: AnsibleModule, plan: Any) -> bool:
+def _to_verify(module: Module, plan: Any) -> bool:
     """Return whether what is there now is what was asked for, and shall be verified."""
     return module.params["verify"] and not (module.check_mode and plan.changed)
 
@@ -614,27 +613,27 @@ def _outcome(plan: Any, wanted: Any, place: Path) -> dict[str, Any]:
     }
 
 
-def verified(module: AnsibleModule) -> dict[str, Any]:
+def verified(module: Module) -> dict[str, Any]:
     """Hash the current environment; nothing but a note of damage is written."""
     venv = venv_of(module)
     found = _verify_own(module, venv)
     return {**_unchanged(found, venv.link), "generation": found["generation"]}
 
 
-def verified_in_existing(module: AnsibleModule) -> dict[str, Any]:
+def verified_in_existing(module: Module) -> dict[str, Any]:
     """Hash the target's packages in an existing environment; nothing but a note of damage is written."""
     existing = existing_of(module)
     return _unchanged(_verify_existing(module, existing), existing.path)
 
 
-def _verify_own(module: AnsibleModule, venv: Any) -> dict[str, Any]:
+def _verify_own(module: Module, venv: Any) -> dict[str, Any]:
     params = module.params
     mark = not module.check_mode
     found: dict[str, Any] = venv.verify(lock_of(module), params["imports"], exact=params["exact"], mark=mark, gpu=params["gpu"])
     return found
 
 
-def _verify_existing(module: AnsibleModule, existing: Any) -> dict[str, Any]:
+def _verify_existing(module: Module, existing: Any) -> dict[str, Any]:
     params = module.params
     found: dict[str, Any] = existing.verify(lock_of(module), params["imports"], mark=not module.check_mode, gpu=params["gpu"])
     return found
@@ -655,7 +654,7 @@ def _evidence(found: dict[str, Any]) -> dict[str, Any]:
     return {"verified": len(found["packages"]), "installed": found["packages"], "gpu": found["gpu"]}
 
 
-def rolled_back(module: AnsibleModule) -> dict[str, Any]:
+def rolled_back(module: Module) -> dict[str, Any]:
     """Have the former environment current."""
     from ansible_collections.rlinf.offline.plugins.module_utils._install import package_changes
     from ansible_collections.rlinf.offline.plugins.module_utils._venv import describe
@@ -677,7 +676,7 @@ def rolled_back(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def refused(module: AnsibleModule) -> dict[str, Any]:
+def refused(module: Module) -> dict[str, Any]:
     """Say why there is no way back in an existing environment."""
     raise OfflineError(
         f"{module.params['path']} is an existing environment (rlinf_venv_mode), which is changed in place: there is no former one to go back to. "
@@ -685,7 +684,7 @@ def refused(module: AnsibleModule) -> dict[str, Any]:
     )
 
 
-def withdrawn(module: AnsibleModule) -> dict[str, Any]:
+def withdrawn(module: Module) -> dict[str, Any]:
     """Take the target out of an existing environment, its packages apart."""
     if module.params["mode"] != "existing":
         raise OfflineError(
@@ -697,19 +696,19 @@ def withdrawn(module: AnsibleModule) -> dict[str, Any]:
     return {**answer, "packages": {"added": [], "removed": [], "changed": []}, **_existing_diff(module, plan, existing.path)}
 
 
-def _existing_diff(module: AnsibleModule, plan: Any, path: Path) -> dict[str, Any]:
+def _existing_diff(module: Module, plan: Any, path: Path) -> dict[str, Any]:
     """Return the packages, and the files of activation, before and after."""
     if not module._diff:
         return {}
     found = [{"before": plan.before, "after": plan.after, "before_header": str(path), "after_header": str(path)}]
     found += [
-        {"before": before or "", "after": after or "", "before_header": str(file), "after_header": str(file)}
+        {"before": shown_script(before or ""), "after": shown_script(after or ""), "before_header": str(file), "after_header": str(file)}
         for file, (before, after) in plan.exports.items()
     ]
     return {"diff": found}
 
 
-def _diff(module: AnsibleModule, before: str, after: str, venv: Any, current: str, generation: str) -> dict[str, Any]:
+def _diff(module: Module, before: str, after: str, venv: Any, current: str, generation: str) -> dict[str, Any]:
     if not module._diff:
         return {}
     return {

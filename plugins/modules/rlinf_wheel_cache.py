@@ -104,10 +104,8 @@ results:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.rlinf.offline.plugins.module_utils._catalog import Wheel
-from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, finish, require
+from ansible_collections.rlinf.offline.plugins.module_utils._module import FETCH, ON_BASTION, Module, finish, require
 
 WHEEL: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -122,12 +120,12 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = Module(ARGUMENTS, supports_check_mode=True)
     require(module, ["requests", "packaging", "elftools"], ON_BASTION)
     finish(module, lambda: work(module))
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
+def work(module: Module) -> dict[str, Any]:
     """Bring all wheels; fail at the end if one could not be."""
     from ansible_collections.rlinf.offline.plugins.module_utils._cache import WheelCache, bring_all
 

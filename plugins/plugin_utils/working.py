@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
@@ -28,6 +29,8 @@ class Working(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         self.variables = task_vars or {}
         _spec, arguments = self.validate_argument_spec(self.ARGUMENTS)
+        # as of a module: who may read what is made does not depend on who makes it
+        umask = os.umask(0o022)
         try:
             return self.work(arguments)
         except OfflineError as error:
@@ -37,6 +40,8 @@ class Working(ActionBase):  # type: ignore[misc]
                 "failed": True,
                 "msg": f"{error.filename or arguments[self.PLACE]}: {error.strerror or error}. Mend this and run again.",
             }
+        finally:
+            os.umask(umask)
 
     def work(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do the work and return its result."""

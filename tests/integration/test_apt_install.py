@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,28 @@ def test_auto_without_root_names_what_is_missing(packages: Packages) -> None:
     assert not said["changed"] and not said.get("failed")
     assert f"System packages are missing: rlinf-test-a, {vendor}; only root can install them" in str(said["warnings"])
     assert "rlinf_system_packages_state: checked" in as_nobody({**arguments, "state": "present"})["msg"]
+
+
+def test_who_comes_second_lets_the_first_alone(node: Machine, packages: Packages) -> None:
+    """What goes on is not taken for what was cut off, though it looks the same; a check lets it alone, too."""
+    packages.bring("rlinf-test-a", debs=[build_deb(packages.folder, "rlinf-test-a", "1.0")])
+    call = json.dumps({"ANSIBLE_MODULE_ARGS": {**packages.arguments("rlinf-test-a"), "_ansible_tracebacks_for": []}})
+    # the first's apt says that it begins, and waits
+    wait = f'[ -e /go ] || {{ echo begun > /fifo; read -r go < /fifo; }}; exec {node.shell("command -v apt-get").strip()} "$@"'
+    node.shell(
+        f"mkfifo /fifo && mkdir /waiting && printf '#!/bin/sh\n%s\n' {shlex.quote(wait)} > /waiting/apt-get && chmod +x /waiting/apt-get"
+    )
+    node.shell("mkdir -p /var/lib/rlinf-offline && touch /var/lib/rlinf-offline/pending")
+    start = f"PATH=/waiting:$PATH {sys.executable} -c {shlex.quote(DRIVER)} {MODULE} <<< {shlex.quote(call)} > /first 2>&1"
+    first = node.shell(f"{start} & echo $!; read -r begun < /fifo").strip()
+    there = node.shell("ls -R /var/lib/rlinf-offline")
+    for check in (True, False):
+        said = node.module(MODULE, packages.arguments("rlinf-test-a"), check=check)
+        assert said["failed"] and "Installing system packages out of a bundle is in use by process" in said["msg"], said
+    assert node.shell("ls -R /var/lib/rlinf-offline") == there
+    node.shell(f"touch /go && echo go > /fifo && tail --pid={first} -f /dev/null")
+    assert json.loads(node.shell("tail -n 1 /first"))["changed"]
+    assert not node.module(MODULE, packages.arguments("rlinf-test-a"))["changed"]
 
 
 def test_a_run_that_was_cut_off_is_finished_by_the_next(node: Machine, packages: Packages) -> None:

@@ -42,7 +42,7 @@ def run_module() -> Callable[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         # the arguments that ansible-core adds; this one, and the serialization profile, are asked for since 2.19
         since_2_19 = {"_ansible_tracebacks_for": []} if tuple(map(int, __version__.split(".")[:2])) >= (2, 19) else {}
-        arguments = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": diff, **since_2_19}}
+        arguments = {"ANSIBLE_MODULE_ARGS": {**since_2_19, **args, "_ansible_check_mode": check, "_ansible_diff": diff}}
         driver = (
             "import sys, runpy; import ansible.module_utils.basic as b\n"
             "b._ANSIBLE_ARGS = sys.stdin.buffer.read(); b._ANSIBLE_PROFILE = 'legacy'\n"

@@ -269,12 +269,13 @@ def test_verified_quad(carried: dict[str, Any], run_module: Run, tree_hash: Hash
     first = run_module("rlinf_bundle", carried)
     assert first["changed"] and first["hashed"] > 5
     stamped = tree_hash(root, mtimes=True)
-    assert {path for path in stamped if path not in tree} == {"state", "state/bundle.json"}
+    lock = "state/.bundle.json.lock"
+    assert {path for path in stamped if path not in tree} == {"state", "state/bundle.json", lock}
     assert not run_module("rlinf_bundle", carried, check=True)["changed"]
     again = run_module("rlinf_bundle", carried)
     assert not again["changed"] and again["hashed"] == 0
     assert run_module("rlinf_bundle", {**carried, "full": True})["hashed"] == first["hashed"]
-    assert tree_hash(root, mtimes=True) == stamped
+    assert {**tree_hash(root, mtimes=True), lock: ""} == {**stamped, lock: ""}
 
 
 def test_without_a_stamp_nothing_is_written(carried: dict[str, Any], run_module: Run, tree_hash: Hash) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import read_manifest, seal, verify
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.support.wheels import build_wheel, write_tree
+from tests.unit.test_files import holder
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, FOREIGN = "a" * 64, "b" * 64
@@ -38,8 +40,13 @@ class Fleet:
     def built(self, node: str, source: str = SOURCE) -> Path:
         return self.root / node / "state" / "built" / source / "torch-2.6.0"
 
-    def collect(self, *options: str) -> dict[str, int]:
+    def collect(self, *options: str, umask: int = -1) -> dict[str, int]:
         """Run the playbook; return how many tasks changed something, by host."""
+        done = self.run(*options, umask=umask)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {host: int(count) for host, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE)}
+
+    def run(self, *options: str, umask: int = -1) -> subprocess.CompletedProcess[str]:
         nodes = {name: {"rlinf_prefix": str(self.root / name)} for name in ("gpu01", "gpu02")}
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "rlinf_bastion_python": sys.executable}
         inventory = {
@@ -50,9 +57,8 @@ class Fleet:
         (self.root / "inventory.yml").write_text(json.dumps(inventory))
         settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.root / "tmp"), "HOME": str(self.root)}
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", self.root / "inventory.yml", "rlinf.offline.collect", "--diff"]
-        done = subprocess.run([*command, *options], cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return {host: int(count) for host, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE)}
+        environment = {**os.environ, **settings}
+        return subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, umask=umask)
 
 
 @pytest.fixture
@@ -87,3 +93,19 @@ def test_looked_at_collected_and_collected_again(fleet: Fleet, tree_hash: Callab
     assert fleet.collect() == {"gpu01": 0, "gpu02": 0}
     (fleet.bundle.root / ".lock").unlink()
     assert tree_hash(fleet.bundle.root, mtimes=True) == after
+
+
+def test_what_is_collected_is_readable_whatever_the_umask(fleet: Fleet) -> None:
+    fleet.collect(umask=0o077)
+    made = [path for path in fleet.bundle.built.parent.rglob("*") if path.is_relative_to(fleet.bundle.built)]
+    assert {stat.filemode(path.stat().st_mode) for path in (*made, fleet.bundle.built)} == {"drwxr-xr-x", "-rw-r--r--"}
+
+
+def test_of_a_node_one_collects_at_a_time(fleet: Fleet) -> None:
+    """Two would write the same parts, and remove each other's; what comes from another node is nobody's business."""
+    with holder(fleet.bundle.cache / "collect" / "gpu01.lock") as first:
+        done = fleet.run()
+        assert done.returncode and f"Collecting from gpu01 into {fleet.bundle.root} is in use by process {first.pid}" in done.stdout
+        assert re.search(r"^gpu02 .* changed=3 .* failed=0", done.stdout, re.MULTILINE), done.stdout
+        first.communicate()
+    assert not list(fleet.bundle.root.rglob("*.part")) and fleet.run().returncode == 0

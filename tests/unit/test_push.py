@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh, explain, parse_items, quoted, rsync
+from tests.unit.test_files import holder
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = Path(sys.executable).with_name("ansible")
@@ -251,6 +253,22 @@ def test_a_transfer_that_was_cut_off_is_continued(site: Site) -> None:
     partial.write_bytes(whole[:3000])
     assert site()["changed"]
     assert (site.dest / "wheels" / "a-1-py3-none-any.whl").read_bytes() == whole and not partial.exists()
+
+
+def test_to_a_node_one_pushes_at_a_time(site: Site) -> None:
+    """Two would go on with the same partial files. A check changes none."""
+    site()
+    (lock,) = (site.bundle / ".cache" / "push").iterdir()
+    (site.dest / "tools" / "uv").write_text("damaged")
+    with holder(lock) as first:
+        assert site("--check")["files"] == 1
+        result = site()
+        assert result["failed"] and re.search(rf"The bundle at .*/bundle \(port \d+\) is in use by process {first.pid} of ", result["msg"])
+        assert (site.dest / "tools" / "uv").read_text() == "damaged"
+        # elsewhere it goes on
+        assert site(dest=site.dest.with_name("other"))["files"] == 6
+        first.communicate()
+    assert site()["files"] == 1
 
 
 def test_the_manifest_comes_last(site: Site) -> None:

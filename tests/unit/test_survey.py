@@ -67,7 +67,7 @@ def test_quad(tmp_path: Path, run_module: Run, seen: Mapping[str, Any]) -> None:
     for node in nodes.values():
         node["paths"] = {name: {**place, "free_bytes": 1} for name, place in node["paths"].items()}
     assert not run_module("rlinf_survey", arguments, check=True)["changed"] and not run_module("rlinf_survey", arguments)["changed"]
-    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == content and set(tmp_path.iterdir()) == {path, path.with_name(".survey.json.lock")}
     assert surveyed_releases(path, "amd64") == ["debian-12"] and surveyed_releases(path, "arm64") == []
     assert sorted(surveyed_states(path, "debian-12", "amd64")) == ["Package: a\n", "Package: b\n"]
 
