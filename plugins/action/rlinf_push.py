@@ -153,20 +153,21 @@ class ActionModule(Working):
             # they run on the node before it can verify the bundle
             check_signed(bundle, arguments["verify"]["trusted_signers"], [*wheels.values()])
         lacking = seen.lacks(bundle, names)
-        result = self._result(reason=f"lacks {len(lacking)} files ({size_text(sum(lacking.values()))})")
-        result["lacking"] = {"files": len(lacking), "bytes": sum(lacking.values())}
+        found = {"files": len(lacking), "bytes": sum(lacking.values())}
+        reason = f"lacks {found['files']} files ({size_text(found['bytes'])})"
         python, wheel = next(((python, wheel) for python, wheel in wheels.items() if python in seen.pythons), ("", ""))
         why = "" if wheel else "the bundle has no libtorrent for a Python of it"
         if ssh is None or ssh.jumps():
             why = "it is reached through a jump host" if ssh else "it is not reached by ssh"
         if ssh is None or why:
-            return {**result, "reason": f"{result['reason']}, and takes no part in a swarm: {why}"}
+            return {**self._result(reason=f"{reason}, and takes no part in a swarm: {why}"), "lacking": found}
+        transfer = Transfer()
         if wheel in lacking and not self._task.check_mode:
-            self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, {wheel: lacking[wheel]}, manifest=False)
+            transfer = self._copy(bundle, destination, [wheel], ssh, arguments["bandwidth"], False, {wheel: lacking[wheel]}, manifest=False)
             del lacking[wheel]
         peer = {"python": seen.pythons[python], "destination": str(destination), "become": self._become_user()}
-        result["lacking"]["names"] = keep_names(Path(constants.DEFAULT_LOCAL_TMP), lacking)
-        return {**result, "peer": {**peer, "ssh": asdict(ssh)}}
+        found["names"] = keep_names(Path(constants.DEFAULT_LOCAL_TMP), lacking)
+        return {**self._result(transfer, reason=reason), "lacking": found, "peer": {**peer, "ssh": asdict(ssh)}}
 
     @property
     def _host(self) -> str:
