@@ -153,7 +153,7 @@ class ActionModule(Working):
             # they run on the node before it can verify the bundle
             check_signed(bundle, arguments["verify"]["trusted_signers"], [*wheels.values()])
         lacking = seen.lacks(bundle, names)
-        found = {"files": len(lacking), "bytes": sum(lacking.values())}
+        found: dict[str, Any] = {"files": len(lacking), "bytes": sum(lacking.values())}
         reason = f"lacks {found['files']} files ({size_text(found['bytes'])})"
         python, wheel = next(((python, wheel) for python, wheel in wheels.items() if python in seen.pythons), ("", ""))
         why = "" if wheel else "the bundle has no libtorrent for a Python of it"

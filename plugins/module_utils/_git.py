@@ -67,6 +67,8 @@ _SETTINGS = (
     ("safe.directory", "*"),
     # the objects and refs of a mirror are on the disk before it gets its name
     ("core.fsync", "all"),
+    # larger files go through git piece by piece; by default it takes 512 MB of one into memory
+    ("core.bigFileThreshold", "32m"),
     ("advice.detachedHead", "false"),
     ("init.defaultBranch", "main"),
     ("fetch.fsckObjects", "true"),

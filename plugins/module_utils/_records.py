@@ -54,24 +54,24 @@ def read_record(bundle: Bundle, name: str, shape: Any = dict, error: type[Offlin
     return record
 
 
-def read_locks(bundle: Bundle, shape: Any = LOCK) -> Iterator[tuple[Path, dict[str, Any]]]:
+def read_locks(bundle: Bundle, shape: Any = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every lock of a bundle with its path, ``targets/<commit>/<target>/lock.json``.
 
-    :param shape: what is read of each, in the words of :mod:`._shape`.
+    :param shape: what is read of each, in the words of :mod:`._shape`; by default :data:`LOCK`.
     :raises BundleError: one is damaged.
     """
     for path in sorted(bundle.targets.glob("*/*/lock.json")):
         yield path, read_lock(path, shape=shape)
 
 
-def read_lock(path: Path, error: type[OfflineError] = BundleError, shape: Any = LOCK) -> dict[str, Any]:
+def read_lock(path: Path, error: type[OfflineError] = BundleError, shape: Any = None) -> dict[str, Any]:
     """Return a lock of a target, ``lock.json``.
 
-    :param shape: what is read of it, :data:`LOCK` and more.
+    :param shape: what is read of it; by default :data:`LOCK`.
     :raises OfflineError: *error*: it is damaged.
     :raises FileNotFoundError: there is none.
     """
-    lock: dict[str, Any] = read_json(path, error, shape, _LOCK_REMEDY)
+    lock: dict[str, Any] = read_json(path, error, LOCK if shape is None else shape, _LOCK_REMEDY)
     return lock
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest
@@ -142,7 +142,7 @@ class Outcome:
         return max((part.seconds for part in self.nodes.values()), default=0.0)
 
 
-_Told = queue.Queue[tuple[str, dict[str, Any] | None]]
+_Told: TypeAlias = "queue.Queue[tuple[str, dict[str, Any] | None]]"
 
 
 class _Running:

@@ -77,7 +77,7 @@ options:
   state:
     description:
       - V(pushed) copies, and with O(verify) verifies.
-      - V(brought) leaves verifying to a task of its own: where nodes share the directory they copy one after the other, and verify at the same time.
+      - V(brought) leaves verifying to a task of its own. Where nodes share the directory they copy one after the other, and verify at the same time.
       - V(seen) only says what is lacking, and brings what the node needs to take part in a swarm; see M(rlinf.offline.rlinf_swarm).
     type: str
     choices: [pushed, brought, seen]

@@ -29,11 +29,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._report_info import share_packages
 from tests.bench.page import record
 from tests.bench.served import served
 from tests.support.environments import Site
-from tests.support.fleet import ROOT
+from tests.support.fleet import ROOT, repack
 from tests.support.interpreters import MINOR, VERSION, build_interpreter
 
 MOST = 200
@@ -46,7 +47,6 @@ NOT_MEASURED = {
     "rlinf_collect": "rsync brings the few wheels that a node has built, as for rlinf_push",
     "rlinf_runtime": "unpacks the few wheels in the bundle's tools, as uv does for rlinf_venv",
     "rlinf_survey": "writes one file out of what nodes said",
-    "rlinf_swarm": "its peers need hosts, and libtorrent's part is measured by tests.bench.push",
     "rlinf_target_lock": "uv resolves; files come by what rlinf_wheel_cache fetches and judges them with",
     "rlinf_tools": "uv resolves; files come by what rlinf_wheel_cache fetches and judges them with",
 }
@@ -59,6 +59,19 @@ _DRIVER = (
     "b._ANSIBLE_ARGS = sys.stdin.buffer.read(); b._ANSIBLE_PROFILE = 'legacy'\n"
     "runpy.run_path(sys.argv[1], run_name='__main__')\n"
 )
+_SWARM = """
+import json, sys
+from pathlib import Path
+from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._push import Ssh
+from ansible_collections.rlinf.offline.plugins.module_utils._swarm import Reach, Swarm
+ssh, source, destination = sys.argv[1:]
+bundle = Bundle(Path(source))
+files = [name for name, entry in json.loads(bundle.manifest.read_bytes())["files"].items() if "link" not in entry]
+wheels = {"{}.{}".format(*sys.version_info): str(wheel.relative_to(bundle.root)) for wheel in bundle.swarm_tools.glob("*.whl")}
+outcome = Swarm(bundle, wheels, sys.executable).push({"node": Reach(Ssh("node", executable=ssh), sys.executable, destination, files)})
+sys.exit(None if outcome.nodes["node"].complete else outcome.nodes["node"].reason)
+"""
 # what a process has at its peak begins with what the one had that it was forked from, and this one grows
 _LAUNCHER = (
     "import os, subprocess, sys\n"
@@ -353,9 +366,27 @@ def _bundled(case: str, bundle: Path, work: Path, size: str) -> Iterator[Peak]:
     template = str(ROOT / "roles" / "report" / "templates" / "report.html.j2")
     yield run_module(case, "rlinf_report", path=str(work / "report"), template=template, **share_packages(_nodes(200)), **place)
     shutil.rmtree(work / "copy")
+    yield _swarmed(case, Bundle(bundle), work)
     pushed = {"src": str(bundle), "dest": str(work / "copy"), "verify": {"stamp": str(work / "pushed" / "bundle.json")}}
     for label in ("", "again"):
         yield run_action(case, "rlinf_push", label, work, **pushed)
+
+
+def _swarmed(case: str, bundle: Bundle, work: Path) -> Peak:
+    """Return what a swarm of the bastion and one node takes, or what makes its torrent: the largest of them.
+
+    An ssh that leads to this machine stands for the way to the node.
+    """
+    ssh = work / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\nSSH_CONNECTION="127.0.0.1 1 127.0.0.1 22" exec /bin/sh -c "$last"\n')
+    ssh.chmod(0o755)
+    for place in (bundle, Bundle(work / "copy")):
+        repack("libtorrent", place.swarm_tools)
+    command = [sys.executable, "-c", _SWARM, str(ssh), str(bundle.root), str(work / "copy")]
+    peak = _measured(case, "rlinf_swarm", command, b"", cwd=ROOT)
+    shutil.rmtree(work / "copy")
+    shutil.rmtree(bundle.swarm_tools)
+    return peak
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------------------
