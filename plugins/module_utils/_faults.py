@@ -13,7 +13,8 @@ KILL_AT = "RLINF_FAULT_AT"
 TRACE = "RLINF_FAULT_TRACE"
 """Environment variable: a file to which the label of every checkpoint is appended, a line each."""
 
-_passed = 0
+# which process has passed how many: one that another has forked begins anew
+_passed = (0, 0)
 
 
 def checkpoint(label: str) -> None:
@@ -25,9 +26,12 @@ def checkpoint(label: str) -> None:
     kill_at, trace = os.environ.get(KILL_AT), os.environ.get(TRACE)
     if kill_at is None and trace is None:
         return
-    _passed += 1
+    process, number = os.getpid(), 1
+    if process == _passed[0]:
+        number += _passed[1]
+    _passed = (process, number)
     if trace:
         with open(trace, "a", encoding="utf-8") as stream:
-            stream.write(f"{_passed} {label}\n")
-    if kill_at and _passed == int(kill_at):
-        os.kill(os.getpid(), signal.SIGKILL)
+            stream.write(f"{number} {label}\n")
+    if kill_at and number == int(kill_at):
+        os.kill(process, signal.SIGKILL)

@@ -34,7 +34,7 @@ HARMLESS = frozenset({"releases.sources.keyring", "signing_key", "trusted_signer
 # mappings of anything: what is secret by its name is masked
 NAMED = frozenset({"exports"})
 # paths, names, what modules of this collection have said of nodes, and what is out of the catalogue, which is no place for secrets
-PLAIN = frozenset({"files", "packages", "python", "repo_paths", "nodes", "scripts.env"})
+PLAIN = frozenset({"files", "packages", "python", "pythons", "repo_paths", "nodes", "scripts.env"})
 WORDS = ("url", "proxy", "pass", "token", "secret", "key", "login", "credential", "header", "auth")
 
 

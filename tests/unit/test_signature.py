@@ -106,7 +106,8 @@ def test_who_is_not_trusted_is_refused_before_anything_is_read(
     def refused(lines: str = signers) -> str:
         with pytest.raises(ModuleFailed) as caught:
             verify(run_module, bundle, lines, tmp_path)
-        assert "rlinf_trusted_signers" in str(caught.value) and not (tmp_path / "state").exists()
+        assert "rlinf_trusted_signers" in str(caught.value)
+        assert [path.name for path in (tmp_path / "state").iterdir()] == [".bundle.json.lock"]
         return str(caught.value)
 
     assert "is not signed" in refused()

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import json_b
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle, Node
 from ansible_collections.rlinf.offline.plugins.module_utils._target import Placeholders, Wanted, put_in_place
 from tests.support.environments import PYTHON, Site
+from tests.support.kills import killed_at
 from tests.support.origins import git
 from tests.support.wheels import build_wheel
 from tests.unit.conftest import ModuleFailed
@@ -703,21 +703,6 @@ def test_reset_quad(world: World, run_module: Run, tree_hash: Hash) -> None:
 # -- killed --------------------------------------------------------------------------------------------------------------------
 
 
-def killed_at(number: int, world: World) -> bool:
-    """Run in a process of its own, without the time that an interpreter takes to start; return whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        os.environ["RLINF_FAULT_AT"] = str(number)
-        try:
-            put_in_place(wanted(world))
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
 def kill_everywhere(world: World, tmp_path: Path, judge: Callable[[World], None]) -> int:
     """Kill a run at each of its checkpoints in turn, each time in a fresh copy of *world*; return how many there are.
 
@@ -726,7 +711,7 @@ def kill_everywhere(world: World, tmp_path: Path, judge: Callable[[World], None]
     for number in range(1, 200):
         made = World(tmp_path / f"killed{number}", world.commits, world.catalog)
         shutil.copytree(world.root, made.root, symlinks=True)
-        if not killed_at(number, made):
+        if not killed_at(number, lambda made=made: put_in_place(wanted(made))):  # type: ignore[misc]
             return number - 1
         judge(made)
         put_in_place(wanted(made))
