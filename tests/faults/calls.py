@@ -88,7 +88,10 @@ def record(cycle: Cycle, *plays: tuple[str, ...]) -> list[Call]:
     for name, *extra in plays:
         cycle.play(name, *extra, **env)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Call(line["module"], line["host"], line["args"]) for line in lines]
+    # what was not given counts as given where Ansible looks for what excludes what
+    return [
+        Call(line["module"], line["host"], {name: value for name, value in line["args"].items() if value is not None}) for line in lines
+    ]
 
 
 def adopt_orphans(adopt: bool = True) -> None:

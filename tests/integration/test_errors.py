@@ -82,7 +82,7 @@ class Site:
         ]
         text = {"python": "3.11", "platform": f"{platform.machine()}-manylinux_2_17", "packages": entries, **lock}
         (folder / "lock.json").write_text(json.dumps(text))
-        files = {entry["path"]: {"size": 1000, "sha256": entry["sha256"]} for entry in entries}
+        files = {entry["path"]: {"size": 1000, "mtime_ns": 1, "sha256": entry["sha256"]} for entry in entries}
         manifest = self.bundle / "bundle.json"
         known = json.loads(manifest.read_text())["files"] if manifest.is_file() else {}
         repositories = {"github.com/RLinf/RLinf.git": {"url": "https://github.com/RLinf/RLinf.git", "commit": COMMIT}}

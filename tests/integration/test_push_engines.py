@@ -142,7 +142,7 @@ def test_cut_off_it_leaves_no_process_and_goes_on_later(fleet: Fleet, bundle: Bu
     for host in fleet.addresses:
         wait_for(lambda host=host: not left_on(fleet, host), f"nothing left of the swarm on {host}")  # type: ignore[misc]
     wait_for(lambda: not processes("rlinf-swarm", f"ANSIBLE_HOME={tmp_path}"), "no process left of the swarm on the bastion")
-    assert not list(scratch.iterdir()) and {path.name for path in bundle.cache.iterdir()} <= {"torrents"}
+    assert not list(scratch.iterdir()) and {path.name for path in bundle.cache.iterdir()} <= {"push", "torrents"}
     # where a file has its name it is whole; what arrived of it is kept, and is not sent again
     kept = int(fleet.shell("node2", f"du -sb {PREFIX}/bundle/.cache | cut -f1"))
     assert kept > 1_000_000
