@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._apt import check_na
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import AptError
 from ansible_collections.rlinf.offline.plugins.module_utils._files import remove
 from ansible_collections.rlinf.offline.plugins.module_utils._network import Network
-from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, run
+from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, Completed, run
 from ansible_collections.rlinf.offline.plugins.module_utils._urls import HTTP_SCHEMES, check_url, redact, without_userinfo
 
 # 'http://…/foo_1_amd64.deb' foo_1_amd64.deb 1234 SHA256:0f5e…
@@ -33,6 +34,11 @@ _UNKNOWN = re.compile(
     r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate|Couldn't find any package by \S+ '(\S+)'"
 )
 _SIGNATURE = re.compile(r"NO_PUBKEY \w+|BADSIG[^\n]*|EXPKEYSIG[^\n]*|is not signed|The following signatures[^\n]*")
+BUSY = 4
+"""How often lists are asked for while a mirror has no time."""
+# Ign:1 http://mirror.example jammy InRelease
+#   503  Service Unavailable [IP: …]
+_BUSY = re.compile(r"^ +(?:429|5\d\d) +[^\[\n]*", re.MULTILINE)
 _EXPIRED = re.compile(r"Release file for (\S+) is (?:expired|not valid)[^\n]*")
 
 
@@ -158,7 +164,17 @@ class Root:
         (self.path / "apt.conf").write_text(self._configuration(), encoding="utf-8")
         # apt reads it whatever the protocol
         with _unnamed("".join(dict.fromkeys(self._login(source) for source in self.sources))) as logins:
-            self._get("fetching the package lists", "update", "-o", f"Dir::Etc::netrc={logins}")
+            self._update("-o", f"Dir::Etc::netrc={logins}")
+
+    def _update(self, *options: str) -> None:
+        """Fetch the lists, again where a mirror had no time: apt takes an InRelease that it was refused for one that is not there."""
+        for failures in range(1, BUSY + 1):
+            done = self._done("apt-get", "fetching the package lists", "update", *options)
+            if not done.status:
+                return
+            if failures == BUSY or not _BUSY.search(done.stdout):
+                raise AptError(f"fetching the package lists: {explanation(done.stdout, done.stderr)}")
+            time.sleep(self.network.pause(failures))
 
     def _reached(self, source: Source) -> str:
         return self.network.rewrites.apply(source.url)
@@ -202,12 +218,15 @@ class Root:
         return self._run("apt-get", what, *arguments)
 
     def _run(self, program: str, what: str, *arguments: str) -> str:
-        # what APT_CONFIG names is read first: Dir::Etc in it keeps apt from the machine's own settings. Of proxies it knows by the environment
-        env = {**self.network.variables, "APT_CONFIG": str(self.path / "apt.conf")}
-        done = run([program, *arguments], what=what, env=env, timeout=max(600.0, self.network.timeout), check=False)
+        done = self._done(program, what, *arguments)
         if done.status:
             raise AptError(f"{what}: {explanation(done.stdout, done.stderr)}")
         return done.stdout
+
+    def _done(self, program: str, what: str, *arguments: str) -> Completed:
+        # what APT_CONFIG names is read first: Dir::Etc in it keeps apt from the machine's own settings. Of proxies it knows by the environment
+        env = {**self.network.variables, "APT_CONFIG": str(self.path / "apt.conf")}
+        return run([program, *arguments], what=what, env=env, timeout=max(600.0, self.network.timeout), check=False)
 
     def minimal_state(self) -> str:
         """Return the package state of a system to which nothing was added: dpkg's status of what every installation has."""
@@ -286,6 +305,8 @@ def explanation(stdout: str, stderr: str) -> str:
             f"{', '.join(unknown)} is in no source of this release. Correct rlinf_system_packages, or say in rlinf_catalog what the release calls it "
             "(releases, renames), or which suite or component has it."
         )
+    if busy := _BUSY.search(stdout):
+        return f"a mirror has no time for it ({busy[0].strip()}). Run again later, or name another mirror in rlinf_apt_mirrors."
     if expired := _EXPIRED.search(said):
         return f"{expired[0]}. The mirror is out of date, or this machine's clock is wrong ({said.splitlines()[-1]})."
     if signature := _SIGNATURE.search(said):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.rlinf.offline.plugins.module_utils import _apt_resolve
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import TRACE
 from tests.support.apt_archive import Archive, Key, build_deb
 from tests.support.authority import make_authority
 from tests.support.proxy import Proxy
-from tests.support.upstream import Upstream
+from tests.support.upstream import Fault, Upstream
 from tests.unit.conftest import ModuleFailed
 
 
@@ -206,6 +207,20 @@ def test_a_wrong_signature(world: World, upstream: Upstream, run_module, tmp_pat
     arguments = world.arguments(upstream.url)
     arguments["releases"][0]["sources"][0]["keyring"] = str(other.keyring)  # type: ignore[index]
     assert "the signature of a Release file is not one of its keyring's" in expect(run_module, arguments)
+    assert not world.repository.exists()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_mirror_that_has_no_time_is_asked_again(world: World, upstream: Upstream, run_module, status: int) -> None:
+    upstream.script("*/InRelease", Fault(status=status))
+    run_module("rlinf_apt_cache", world.arguments(upstream.url))
+    assert world.repository.exists()
+
+
+def test_a_mirror_that_never_has_time(world: World, upstream: Upstream, run_module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_apt_resolve, "BUSY", 2)
+    upstream.script("*", *[Fault(status=503)] * 100)
+    assert "a mirror has no time for it (503  Service Unavailable)" in expect(run_module, world.arguments(upstream.url))
     assert not world.repository.exists()
 
 
