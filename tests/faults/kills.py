@@ -24,13 +24,19 @@ def kills(scene: Scene, sample: int | None = None, share: tuple[int, int] = (0, 
     :param share: which of how many processes this is: each takes every so many-th point.
     """
     tallies: dict[str, Tally] = {}
+    idle: set[tuple[str, ...]] = set()
     chance = random.Random(0)
     for call in scene.calls:
         before = scene.tree()
         scene.save("before")
         outcome, labels = checkpoints_of(scene, call)
-        if not labels:
+        changed = outcome.result.get("changed")
+        steps = (call.module, *labels)
+        # one that found nothing to do, by the same steps, was killed at each of them already
+        if not labels or (not changed and steps in idle):
             continue
+        if not changed:
+            idle.add(steps)
         after = scene.tree()
         scene.save("after")
         tally = tallies.setdefault(call.module, Tally(f"`{call.module}` killed at every point", PROMISE, "kill"))
@@ -40,7 +46,7 @@ def kills(scene: Scene, sample: int | None = None, share: tuple[int, int] = (0, 
                 one(scene, call, point, before, after)
         yield tally
         scene.restore("after")
-        if outcome.result.get("changed"):
+        if changed:
             scene.must(call)
 
 

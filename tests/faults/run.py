@@ -42,7 +42,7 @@ Share = tuple[int, int]
 # what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
 CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "kill": lambda made, sample, share: itertools.chain(kills(made, sample, share), packages(made, sample, share)),
-    "disk": lambda made, sample, share: disks(made, sample or 8, share),
+    "disk": lambda made, sample, share: disks(made, sample or 5, share),
     "rot": rot,
     "pair": pairs,
     "clock": clocks,

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import io
 import platform
+import random
 import subprocess
 import sysconfig
 import tarfile
@@ -208,6 +209,8 @@ def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
     """Return calls that none of these plays makes, and users do."""
     node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
     bundle = {"bundle_dir": str(cycle.bundle)}
+    # of few files, each of which has its points; one of them is cut into volumes
+    small = {"bundle_dir": str(home / "small" / "bundle")}
     patch = {"state_dir": str(node / "state"), "project_dir": str(node / "src" / "RLinf"), **bundle}
     seen = {"system": {"release": "ubuntu-22.04", "architecture": "amd64", "state": "Package: libc6\n"}}
     report = {
@@ -220,9 +223,10 @@ def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
         Call("rlinf_bundle", "bastion", {**bundle, "state": "pruned"}),
         *(Call("rlinf_req_patch", NODE, {**patch, "state": state}) for state in ("patched", "restored")),
         Call("rlinf_air_gap", NODE, {"prefix": str(node)}),
-        Call("rlinf_media", "bastion", {**bundle, "state": "written", "path": [str(stick)], "volume_size": "20 MB"}),
+        Call("rlinf_adopt", "bastion", {**small, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
+        Call("rlinf_bundle", "bastion", {**small, "state": "sealed"}),
+        Call("rlinf_media", "bastion", {**small, "state": "written", "path": [str(stick)], "volume_size": "3 MB"}),
         Call("rlinf_media", NODE, {"bundle_dir": str(node / "carried" / "bundle"), "state": "read", "path": [str(stick)]}),
-        Call("rlinf_adopt", "bastion", {**bundle, "src": str(home / "old"), "catalog": OLD_SYSTEM}),
         Call("rlinf_branch_sync", "bastion", {**fork, **branches, "cache_dir": str(home / "cache"), "timeout": 20}),
         Call("rlinf_survey", "bastion", {"path": str(home / "survey.json"), "nodes": {NODE: seen}}),
         Call("rlinf_report", "bastion", {**report, "nodes": {NODE: {"wanted": [TARGET], "node": None, "problem": "no answer"}}}),
@@ -266,7 +270,7 @@ def write_old_system(cycle: Cycle) -> None:
     subprocess.run(["git", "clone", "--quiet", origin, old / name], check=True)
     subprocess.run(["git", "-C", old / name, "remote", "set-url", "origin", repository["url"]], check=True)
     (old / "assets").mkdir()
-    (old / "assets" / "one.bin").write_bytes(b"1")
+    (old / "assets" / "one.bin").write_bytes(random.Random(0).randbytes(4_000_000))
 
 
 def write_interpreter(path: Path) -> None:
