@@ -78,8 +78,8 @@ class _Disk:
 
 @contextmanager
 def _disk(scene: Scene, call: Call) -> Iterator[_Disk]:
-    """Put what is promised on a disk of 4 GB: the bastion's, or the node's."""
-    place = scene.work / ("bundle" if call.online else NODE)
+    """Put what a call writes to on a disk of 4 GB."""
+    place = _place(scene, call)
     held = scene.scratch / "held"
     subprocess.run(["rsync", "-aHX", "--delete", f"{place}/", f"{held}/"], check=True)
     mount("-t", "tmpfs", "-o", "size=4g,mode=755", "small", place)
@@ -88,6 +88,15 @@ def _disk(scene: Scene, call: Call) -> Iterator[_Disk]:
         yield _Disk(place)
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def _place(scene: Scene, call: Call) -> Path:
+    """Return the directory that a call writes to: the node's, or the one on the bastion that its arguments name."""
+    if not call.online:
+        return scene.work / NODE
+    named = next(value for key in ("path", "cache_dir", "bundle_dir") if (value := call.args.get(key)))
+    path = Path(named[0] if isinstance(named, list) else named)
+    return next(place for place in scene.places() if path.is_relative_to(place))
 
 
 def _mended(scene: Scene, call: Call, outcome: Outcome, words: tuple[str, ...], before: Tree, after: Tree) -> None:
@@ -113,7 +122,7 @@ def _too_small(scene: Scene, call: Call, size: int | None, inodes: int | None, b
     with _disk(scene, call) as disk:
         disk.remount(f"size={size}" if size is not None else f"nr_inodes={inodes}")
         outcome = scene.call(call)
-        _mended(scene, call, outcome, ("No space left", "do not fit", "he disk is full"), before, after)
+        _mended(scene, call, outcome, ("No space left", "has no room", "do not fit", "he disk is full"), before, after)
         disk.remount("size=4g,nr_inodes=0")
         _again(scene, call, after)
 
