@@ -24,7 +24,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     read_json,
     remove,
     sha256_bytes,
-    sha256_file,
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
@@ -206,19 +205,8 @@ class AptCache:
     def _write(self, folder: Path, record: Mapping[str, Any], packages: str) -> None:
         """Write the repository's indexes, the record last; files that are no longer of it go."""
         content = packages.encode()
-        release = "".join(
-            f"{line}\n"
-            for line in (
-                "Origin: rlinf.offline",
-                f"Suite: {record['release']}",
-                f"Architectures: {record['architecture']}",
-                f"Date: {email.utils.formatdate(0, usegmt=True)}",
-                "SHA256:",
-                f" {sha256_bytes(content)} {len(content)} Packages",
-            )
-        )
         atomic_write(folder / "Packages", content)
-        atomic_write(folder / "Release", release.encode())
+        atomic_write(folder / "Release", _description(record, content))
         write_json(folder / RECORD, record)
         wanted = {file["filename"] for file in record["files"]}
         for path in folder.glob("*.deb"):
@@ -228,8 +216,24 @@ class AptCache:
 
 def _written(folder: Path, record: Mapping[str, Any]) -> bool:
     """Return whether the indexes are those of this record, which is written last: a run that was cut off between them leaves others."""
-    packages = folder / "Packages"
-    return (folder / "Release").is_file() and packages.is_file() and sha256_file(packages) == record["index"]
+    packages, release = folder / "Packages", folder / "Release"
+    if not packages.is_file() or not release.is_file():
+        return False
+    content = packages.read_bytes()
+    return sha256_bytes(content) == record["index"] and release.read_bytes() == _description(record, content)
+
+
+def _description(record: Mapping[str, Any], packages: bytes) -> bytes:
+    """Return the Release file of a repository that has this Packages file."""
+    lines = (
+        "Origin: rlinf.offline",
+        f"Suite: {record['release']}",
+        f"Architectures: {record['architecture']}",
+        f"Date: {email.utils.formatdate(0, usegmt=True)}",
+        "SHA256:",
+        f" {sha256_bytes(packages)} {len(packages)} Packages",
+    )
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _there(folder: Path, file: Mapping[str, Any]) -> bool:

@@ -283,7 +283,7 @@ class _Work:
             reasons.append("its settings differ")
         if not all(self._kept(name) for name in (commit, *self.also) if name):
             reasons.append("a commit that is asked for is missing")
-        if not _one_pack(self.place) or _loose_refs(self.place) or not (self.place / KEEP).exists():
+        if not _one_pack(self.place) or _loose_refs(self.place) or not _is_kept(self.place):
             reasons.append("not packed yet")
         if self.repository.lfs and commit and _lfs.missing(self.store(), commit, self.about):
             reasons.append("LFS objects are missing")
@@ -357,7 +357,7 @@ class _Work:
     def _bring(self, plan: _Plan, place: Path) -> str:
         store = self.store(place)
         self._configure(place)
-        if not (place / KEEP).exists():
+        if not _is_kept(place):
             atomic_write(place / KEEP, b"")
         if plan.stale:
             self._fetch(store, "--prune", "--force", "origin", *REFSPECS)
@@ -439,6 +439,11 @@ def _one_pack(place: Path) -> bool:
     names = [path.name for path in (place / "objects" / "pack").iterdir()]
     loose = any(len(path.name) == 2 for path in (place / "objects").iterdir())
     return not loose and sum(name.endswith(".pack") for name in names) == 1 and all(name.startswith("pack-") for name in names)
+
+
+def _is_kept(place: Path) -> bool:
+    """Return whether ``refs/`` has what it is kept by, as it is written."""
+    return (place / KEEP).is_file() and not (place / KEEP).stat().st_size
 
 
 def _loose_refs(place: Path) -> bool:

@@ -278,15 +278,17 @@ class Venv:
             raise VenvError(f"{self.target} has no former environment to go back to; {current.name} is the only one.")
         return current, former
 
-    def roll_back(self) -> None:
+    def roll_back(self) -> tuple[Generation, Generation | None]:
         """Make the former environment the current one again; a second time changes nothing.
 
+        :returns: what :meth:`previous` said before.
         :raises VenvError: see :meth:`previous`.
         """
         with self._alone():
-            _current, former = self.previous()
+            current, former = self.previous()
             if former:
                 self.generations.roll_back(former)
+            return current, former
 
 
 def describe(generation: Generation) -> str:

@@ -660,10 +660,8 @@ def rolled_back(module: Module) -> dict[str, Any]:
     from ansible_collections.rlinf.offline.plugins.module_utils._venv import describe
 
     venv = venv_of(module)
-    current, former = venv.previous()
+    current, former = venv.previous() if module.check_mode else venv.roll_back()
     now = former or current
-    if former and not module.check_mode:
-        venv.roll_back()
     before, after = describe(current), describe(now)
     return {
         "changed": former is not None,

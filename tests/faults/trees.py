@@ -24,7 +24,10 @@ _UV_CACHE = "/uv_cache.json,"
 # written anew with every entry that is added, so that each state between is right, too
 _GROWING = re.compile(r"(^|/)records/(?P<name>urls|repositories)\.json\Z")
 # says when it was made, and what the files' times are
-_MANIFEST = re.compile(r"(^|/)bundle/bundle\.json\Z|\Abundle\.json\Z")
+_MANIFEST = re.compile(r"(^|/)(bundle|rlinf-\d+)/bundle\.json\Z|\Abundle\.json\Z")
+# name the manifest
+_VOLUME = re.compile(r"(^|/)rlinf-\d+/(volume\.json|SHA256SUMS)\Z")
+_DIGEST = re.compile(r'"bundle\.json": ?"[0-9a-f]{64}"|^[0-9a-f]{64} [ *](bundle|volume)\.json$', re.MULTILINE)
 # says what the files' times are
 _VERIFIED = re.compile(r"(^|/)state/bundle\.json\Z")
 # names the manifest, which says when it was made
@@ -33,6 +36,7 @@ _ACCEPTED = re.compile(r"(^|/)state/accepted\.json\Z")
 _STAMP = re.compile(r"(^|/)(venvs|tools)/[^/]+/rlinf\.json\Z")
 # written anew with every step of patching and putting back, so that each state between is right, too
 _JOURNAL = re.compile(r"(^|/)state/journals/[^/]+/journal\.json\Z")
+_TIME = re.compile(r'"mtime_ns": \d+(, )?')
 # says when it was made
 _REPORT = re.compile(r"(^|/)report/report\.(json|html)\Z")
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
@@ -107,10 +111,15 @@ def _said(path: Path, key: str) -> str | None:
     if key.endswith(".dist-info/RECORD"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         return hashlib.sha256("".join(line for line in lines if _UV_CACHE not in line).encode()).hexdigest()
-    if _GROWING.search(key) or _JOURNAL.search(key):
+    if _GROWING.search(key):
         return json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
+    if _JOURNAL.search(key):
+        # the originals' times are those at which they were checked out
+        return _TIME.sub("", json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True))
     if _MANIFEST.search(key):
         return _timeless(path)
+    if _VOLUME.search(key):
+        return hashlib.sha256(_DIGEST.sub("", path.read_text(encoding="utf-8")).encode()).hexdigest()
     if _VERIFIED.search(key):
         said = json.loads(path.read_text(encoding="utf-8"))
         return json.dumps(

@@ -260,3 +260,14 @@ def test_one_release_fails_the_other_comes(world: World, upstream: Upstream, run
     bad = {**arguments["releases"][0], "name": "debian-12", "packages": ["libnowhere"]}  # type: ignore[index]
     said = expect(run_module, {**arguments, "releases": [bad, arguments["releases"][0]]})  # type: ignore[index]
     assert "1 of 2 releases failed" in said and (world.repository / "packages.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["Packages", "Release"])
+@pytest.mark.parametrize("content", ["", "Suite: another\n"])
+def test_an_index_that_was_damaged_is_written_again(world: World, upstream: Upstream, run_module, name: str, content: str) -> None:
+    run_module("rlinf_apt_cache", world.arguments(upstream.url))
+    whole = (world.repository / name).read_bytes()
+    (world.repository / name).write_text(content)
+    assert run_module("rlinf_apt_cache", world.arguments(upstream.url))["changed"]
+    assert (world.repository / name).read_bytes() == whole
+    assert not run_module("rlinf_apt_cache", world.arguments(upstream.url))["changed"]
