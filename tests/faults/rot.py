@@ -110,9 +110,14 @@ def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> It
     after = scene.tree()
     scene.restore("before")
     kinds = files_of_kinds(scene.cycle.bundle)
-    # an empty file has nothing to lose but itself
+    # cut short in one of the two ways, by turns
+    turns = (_truncate, _empty)
     trials = [
-        (kind, damage) for kind, files in kinds.items() for damage in DAMAGES if files[0].stat().st_size or damage[1] in (_replace, _remove)
+        (kind, damage)
+        for number, (kind, files) in enumerate(kinds.items())
+        for damage in DAMAGES
+        # an empty file has nothing to lose but itself
+        if damage[1] is not turns[number % 2] and (files[0].stat().st_size or damage[1] in (_replace, _remove))
     ]
     if sample:
         trials = random.Random(0).sample(trials, min(sample, len(trials)))
@@ -122,7 +127,7 @@ def rot(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) -> It
             try:
                 _Rotten(scene, kind, how, quiet, before, after).trial(download, install)
             finally:
-                scene.restore("before", closely=True)
+                scene.restore("before", closely=quiet)
     yield from (tally for tally in tallies.values() if tally.trials)
 
 
@@ -170,7 +175,7 @@ class _Rotten:
         for full in (True, False):
             # without reading everything nobody can know of what a disk did
             if full or not self.quiet:
-                self.scene.restore("before", closely=True)
+                self.scene.restore("before", closely=self.quiet)
                 self.damage()
                 self._downloaded(download, full)
 
