@@ -181,7 +181,8 @@ def scene(work: Path, *, changed: bool = True) -> Iterator[Scene]:
                 made.plays.append((play, _with_others(cycle, release, play, record(cycle, (play, *extra)))))
         if changed:
             made.plays += [(play, record(cycle, (play,))) for play in ("rollback", "restore")]
-            made.plays += [("by hand", _by_hand(cycle, fork))]
+            merged = [call.args["catalog"] for call in made.calls if call.module == "rlinf_venv" and "catalog" in call.args][-1]
+            made.plays += [("by hand", _by_hand(cycle, fork, merged))]
         made.restore("nothing")
         preload()
         yield made
@@ -205,8 +206,12 @@ def _with_others(cycle: Cycle, release: dict[str, Any], play: str, calls: list[C
     return [*calls[:place], *others, *calls[place:]]
 
 
-def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
-    """Return calls that none of these plays makes, and users do."""
+def _by_hand(cycle: Cycle, fork: dict[str, Any], merged: dict[str, Any]) -> list[Call]:
+    """Return calls that none of these plays makes, and users do.
+
+    :param fork: what :func:`write_fork` says.
+    :param merged: the catalogue as the changed installation has it.
+    """
     node, stick, home = cycle.work / NODE, cycle.home / "stick", cycle.home
     bundle = {"bundle_dir": str(cycle.bundle)}
     # of few files, each of which has its points; one of them is cut into volumes
@@ -221,6 +226,9 @@ def _by_hand(cycle: Cycle, fork: dict[str, Any]) -> list[Call]:
     branches = {"follow": ["main"], "branches": [{"name": "work", "base": "main"}], "committer": "Me <me@example.invalid>"}
     return [
         Call("rlinf_bundle", "bastion", {**bundle, "state": "pruned"}),
+        Call(
+            "rlinf_target", NODE, {**bundle, "target": TARGET, "catalog": merged, "prefix": str(node / "other"), "home": str(node / "home")}
+        ),
         *(Call("rlinf_req_patch", NODE, {**patch, "state": state}) for state in ("patched", "restored")),
         Call("rlinf_air_gap", NODE, {"prefix": str(node)}),
         Call("rlinf_adopt", "bastion", {**small, "src": str(home / "old"), "catalog": OLD_SYSTEM}),

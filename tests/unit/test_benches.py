@@ -13,6 +13,6 @@ MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
 
 def test_every_module_is_measured_or_named_with_a_reason() -> None:
     source = Path(memory.__file__).read_text(encoding="utf-8")
-    measured = set(re.findall(r'yield run_(?:module|action)\(\s*case, "(rlinf_\w+)"', source))
+    measured = set(re.findall(r'(?:run_module|run_action|_measured)\(\s*case, "(rlinf_\w+)"', source))
     assert measured.isdisjoint(memory.NOT_MEASURED) and all(memory.NOT_MEASURED.values())
     assert measured | set(memory.NOT_MEASURED) == {path.stem for path in MODULES.glob("rlinf_*.py")}
