@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.support import environments
+from tests.support.modes import Modes, modes, others_may_write
 from tests.support.origins import Origin
 from tests.support.upstream import Upstream
 from tests.support.wheels import build_wheel
+from tests.unit.test_runtime import Site, bare, site, uv_wheel
 from tests.unit.test_target import World, built, world
 
 Run = Callable[..., dict[str, Any]]
-Modes = dict[str, str]
 GITHUB = "https://github.com/"
 WHEEL = "apex-0.1-cp311-cp311-linux_x86_64.whl"
-__all__ = ["built", "world"]
+__all__ = ["bare", "built", "site", "uv_wheel", "world"]
 
 
 @pytest.fixture
@@ -31,46 +32,77 @@ def upstream(tmp_path: Path) -> Iterator[Upstream]:
         yield server
 
 
-def started(folder: Path, umask: str, *, bare: bool = False) -> str:
-    """Return a Python that is started with an umask and, *bare*, as cron would: no HOME, no terminal, the C locale."""
-    place = folder / f"python-{umask}-{bare}"
-    environment = 'env -i PATH="$PATH" LC_ALL=POSIX setsid --wait' if bare else ""
-    place.write_text(f'#!/bin/sh\numask {umask}\nexec {environment} {sys.executable} "$@"\n')
+STARTS = (("022", False), ("077", True), ("000", False))
+"""Umasks, and whether cron starts it."""
+
+
+def started(folder: Path, umask: str, *, cron: bool = False, python: str = sys.executable) -> str:
+    """Return a Python that is started with an umask and, *cron*, as cron would: no HOME, no terminal, the C locale."""
+    place = folder / f"python-{umask}-{cron}"
+    environment = 'env -i PATH="$PATH" PYTHONPATH="$PYTHONPATH" LC_ALL=POSIX setsid --wait' if cron else ""
+    place.write_text(f'#!/bin/sh\numask {umask}\nexec {environment} {python} "$@"\n')
     place.chmod(0o755)
     return str(place)
 
 
-def modes(root: Path) -> Modes:
-    """Return the mode of everything, save of locks, which are nobody's to read, and names that hold a digest of the content."""
-    paths = [path for path in sorted(root.rglob("*")) if not path.is_symlink() and "lock" not in path.name and "/.git/" not in str(path)]
-    return {str(path.relative_to(root)): stat.filemode(path.lstat().st_mode) for path in paths}
-
-
-def a_bundle(run_module: Run, root: Path, upstream: Upstream, python: str) -> Modes:
-    fetch = {"bundle_dir": str(root), "url_rewrites": {GITHUB: f"{upstream.url}/git/github.com/"}}
+def a_bundle(run_module: Run, work: Path, upstream: Upstream, python: str) -> dict[str, Modes]:
+    """Download a bundle, carry it over by media, and return the modes of each."""
+    bundle, media, copy = work / "bundle", work / "media", work / "copy"
+    fetch = {"bundle_dir": str(bundle), "url_rewrites": {GITHUB: f"{upstream.url}/git/github.com/"}}
     run_module("rlinf_repo_mirror", {**fetch, "repos": [{"name": "name", "url": f"{GITHUB}owner/name.git"}]}, python=python)
     run_module("rlinf_wheel_cache", {**fetch, "wheels": [{"name": "apex", "url": f"{GITHUB}owner/releases/{WHEEL}"}]}, python=python)
-    run_module("rlinf_bundle", {"bundle_dir": str(root), "state": "sealed"}, python=python)
-    return modes(root)
+    run_module("rlinf_bundle", {"bundle_dir": str(bundle), "state": "sealed"}, python=python)
+    volumes = {"path": [str(media)], "volume_size": "20MB"}
+    run_module("rlinf_media", {"bundle_dir": str(bundle), "state": "written", **volumes}, python=python)
+    run_module("rlinf_media", {"bundle_dir": str(copy), "state": "read", **volumes}, python=python)
+    return {place.name: modes(place) for place in (bundle, media, copy)}
 
 
 def test_a_bundle_is_readable_for_its_nodes_whatever_the_umask(run_module: Run, tmp_path: Path, upstream: Upstream) -> None:
-    """Nodes read it as another user, over rsync or NFS; none but its owner may write."""
-    usual = a_bundle(run_module, tmp_path / "022", upstream, started(tmp_path, "022"))
-    assert set(usual.values()) <= {"drwxr-xr-x", "-rw-r--r--", "-r--r--r--"}
-    assert a_bundle(run_module, tmp_path / "077", upstream, started(tmp_path, "077", bare=True)) == usual
-    assert a_bundle(run_module, tmp_path / "000", upstream, started(tmp_path, "000")) == usual
+    """Nodes read it as another user, over rsync or NFS, or from media; none but its owner may write."""
+    found = []
+    for umask, cron in STARTS:
+        found.append(a_bundle(run_module, tmp_path / umask, upstream, started(tmp_path, umask, cron=cron)))
+    assert found[0] == found[1] == found[2]
+    for place, there in found[0].items():
+        assert there and set(there.values()) <= {"drwxr-xr-x", "-rw-r--r--", "-r--r--r--"}, place
 
 
 def test_a_node_is_the_same_whatever_the_umask(run_module: Run, world: World, tmp_path: Path) -> None:
     found = []
-    for umask, bare in (("022", False), ("077", True), ("000", False)):
+    for umask, cron in STARTS:
         prefix = tmp_path / umask
         run_module(
             "rlinf_target",
             {**world.args, "prefix": str(prefix), "home": str(tmp_path / f"home-{umask}")},
-            python=started(tmp_path, umask, bare=bare),
+            python=started(tmp_path, umask, cron=cron),
         )
         found.append(modes(prefix))
     assert found[0] == found[1] == found[2]
-    assert not [path for path, mode in found[2].items() if mode[5] == "w" or mode[8] == "w"]
+    assert not others_may_write(found[0])
+
+
+def test_a_runtime_is_the_same_whatever_the_umask(site: Site, tmp_path: Path) -> None:
+    found = []
+    for umask, cron in STARTS:
+        arguments = {"prefix": str(tmp_path / umask), "bundle_dir": str(site.bundle)}
+        python = started(tmp_path, umask, cron=cron, python=site.python)
+        assert site.run_module("rlinf_runtime", arguments, python=python, env=site.env)["changed"]
+        found.append(modes(tmp_path / umask))
+    assert found[0] == found[1] == found[2]
+    assert "tools" in found[0] and not others_may_write(found[0])
+
+
+def test_an_environment_is_the_same_whatever_the_umask(run_module: Run, tmp_path: Path) -> None:
+    """One that root makes has to serve the users of the node, too."""
+    found = []
+    for umask, cron in STARTS:
+        place = environments.Site(tmp_path / "bundle", tmp_path / umask, run_module)
+        lock = place.lock(build_wheel(place.index, "alpha", "1.0", extra_files={"alpha-1.0.data/scripts/alpha": b"#!python\n"}))
+        arguments = {"prefix": str(place.prefix), "bundle_dir": str(place.bundle), "target": "openvla", "lock": str(lock)}
+        python = started(tmp_path, umask, cron=cron)
+        assert run_module("rlinf_venv", {**arguments, "python": sys.executable, "exports": {"A": "b"}}, python=python)["changed"]
+        found.append(modes(place.prefix))
+    assert found[0] == found[1] == found[2]
+    assert found[0] and not others_may_write(found[0])
+    assert [path for path, mode in found[0].items() if mode[7] != "r"] == []
