@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._closure import files_for
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import TAIL, environment
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter, written_by
@@ -128,6 +129,7 @@ def run_rsync(command: Sequence[str], names: Sequence[str], source: Path, destin
     listed = "".join(f"{name}\0" for name in names).encode()
     argv = [*command, f"{source}/", f"{destination}/"]
     pipe = subprocess.PIPE
+    checkpoint("exec rsync")
     try:
         with (
             subprocess.Popen(argv, env={**os.environ, **environment()}, stdin=pipe, stdout=pipe, stderr=pipe) as process,

@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 from ansible_collections.rlinf.offline.plugins.module_utils import _swarm_peer
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import manifest_digest
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError
+from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
 from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, json_bytes, read_json, sha256_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._process import environment
@@ -164,6 +165,7 @@ class _Running:
         self._words: list[str] = []
         self._told = told
         env = {**os.environ, **environment()}
+        checkpoint(f"exec {os.path.basename(command[0])}")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
         threading.Thread(target=self._talk, args=(job,), daemon=True).start()
 
@@ -349,6 +351,7 @@ class Swarm:
         start = time.monotonic()
         addresses = [peer.address for peer in ready]
         first = ready[:: max(1, len(ready) // FIRST)][:FIRST]
+        checkpoint("connect peers")
         for number, peer in enumerate(ready):
             peer.moved = start
             ends = [ready[other] for other in neighbours(number, len(ready))]
@@ -359,6 +362,7 @@ class Swarm:
         seed.tell(do="connect", peers=[[peer.address, peer.port] for peer in first], admit=addresses, prefer=None)
         with Meter("swarm", f"to {len(ready)} nodes", sum(peer.lacks for peer in ready)) as meter:
             _exchange(ready, peers, told, start, meter)
+        checkpoint("stop peers")
         for peer in peers.values():
             peer.tell(do="stop")
         _until(told, peers, lambda peer: peer.ended)

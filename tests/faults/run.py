@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from tests.faults.actions import actions
 from tests.faults.clocks import clocks
 from tests.faults.disks import disks
 from tests.faults.kills import kills
@@ -47,11 +48,12 @@ CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "pair": pairs,
     "clock": clocks,
 }
-# those for which the upstream is told what to do, which is of this process
+# those that mostly wait, and those for which the upstream is told what to do, which is of this process
 ALONE: Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]] = {
     "server": lambda made, _sample: servers(made),
     "resume": resumes,
     "reboot": reboots,
+    "action": lambda made, sample: actions(made.work / "a", sample),
 }
 ALL = (*CLASSES, *ALONE)
 

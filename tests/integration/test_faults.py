@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import run
+from tests.faults.actions import actions
 from tests.faults.clocks import clocks
 from tests.faults.disks import disks
 from tests.faults.kills import kills, one
@@ -47,6 +48,7 @@ APART: dict[str, Callable[[Scene], Iterable[Tally]]] = {
 HERE: dict[str, Callable[[Scene], Iterable[Tally]]] = {
     "server": lambda made: servers(_of(made, "rlinf_wheel_cache")),
     "resume": lambda made: resumes(_of(made, "rlinf_wheel_cache"), 1),
+    "action": lambda made: actions(made.work / "a", 1, ["rlinf_collect"]),
 }
 
 

@@ -18,7 +18,20 @@ import pytest
 from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.support.fleet import HOSTS, PREFIX, Fleet, bundle_of, command_of, environment, inventory, manifest, play, processes, wait_for
+from tests.support.fleet import (
+    HOSTS,
+    PREFIX,
+    Fleet,
+    bundle_of,
+    command_of,
+    environment,
+    inventory,
+    left_on,
+    manifest,
+    play,
+    processes,
+    wait_for,
+)
 
 SIZES = (40_000_000, 9_000_000, 3_000_000, 70_000, 1_000, 0)
 RECEIVED = "cat /sys/class/net/eth0/statistics/rx_bytes"
@@ -60,17 +73,6 @@ def has_all(fleet: Fleet, bundle: Bundle) -> None:
         assert sorted(fleet.shell(host, PATHS).split()) == listed
         digest = fleet.shell(host, f"sha256sum < {PREFIX}/bundle/wheels/file-00000.bin").split()[0]
         assert digest == manifest(bundle)["files"]["wheels/file-00000.bin"]["sha256"]
-
-
-def left_on(fleet: Fleet, host: str) -> str:
-    """Return what is left of a swarm on a host: processes, listening ports, files that are no more than that."""
-    return fleet.shell(
-        host,
-        "for pid in /proc/[0-9]*; do tr '\\0' ' ' < $pid/cmdline | grep rlinf-swarm | grep -v 'grep' || true; done;"
-        # the hosts' sshd listens on port 22 (0016), and state 0A is LISTEN
-        "awk 'NR > 1 && $4 == \"0A\" && $2 !~ /:0016$/' /proc/net/tcp /proc/net/tcp6 2>/dev/null;"
-        f"ls -d /tmp/rlinf-swarm-* 2>/dev/null; find {PREFIX}/bundle -name '*.part' || true",
-    )
 
 
 def test_of_hosts_that_do_not_come_up_nothing_stays(tmp_path: Path) -> None:

@@ -177,12 +177,15 @@ def wait_for(reached: Callable[[], bool], what: str, seconds: float = 120) -> No
         time.sleep(0.02)
 
 
-def play(name: str, inventory: Path, *extra: str) -> Ran:
-    """Run a playbook to its end, which has to come within half an hour."""
+def play(name: str, inventory: Path, *extra: str, env: Mapping[str, str] | None = None) -> Ran:
+    """Run a playbook to its end, which has to come within half an hour.
+
+    :param env: variables over those of :func:`environment`.
+    """
     command = command_of(name, inventory, *extra)
     done = subprocess.run(
         command,
-        env=environment(inventory.parent),
+        env={**environment(inventory.parent), **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -196,6 +199,17 @@ def play(name: str, inventory: Path, *extra: str) -> Ran:
         done.stdout,
         {recap["host"]: int(recap["changed"]) for recap in recaps},
         {recap["host"]: bool(int(recap["failed"]) + int(recap["unreachable"])) for recap in recaps},
+    )
+
+
+def left_on(fleet: Fleet, host: str) -> str:
+    """Return what is left of a swarm on a host: processes, listening ports, files that are no more than that."""
+    return fleet.shell(
+        host,
+        "for pid in /proc/[0-9]*; do tr '\\0' ' ' < $pid/cmdline | grep rlinf-swarm | grep -v 'grep' || true; done;"
+        # the hosts' sshd listens on port 22 (0016), and state 0A is LISTEN
+        "awk 'NR > 1 && $4 == \"0A\" && $2 !~ /:0016$/' /proc/net/tcp /proc/net/tcp6 2>/dev/null;"
+        f"ls -d /tmp/rlinf-swarm-* 2>/dev/null; find {PREFIX}/bundle -name '*.part' || true",
     )
 
 
