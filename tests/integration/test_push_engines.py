@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,49 @@ def test_of_nodes_that_share_a_directory_one_writes_and_if_it_dies_another(
         assert fleet.sent() - first < 1.3 * manifest_bytes(bundle), said
         again = play("push", names, "--limit", "node2,node3")
         assert again.status == 0 and set(again.changed.values()) == {0}, again.output
+
+
+def test_what_is_mounted_read_only_is_verified_where_it_is(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+    work = tmp_path_factory.mktemp("o")
+    share = work / "share"
+    shutil.copytree(bundle.root, share / "bundle", copy_function=shutil.copy2)
+    with Fleet(work / "h", 2, SHARE=str(share)) as fleet:
+        for host in fleet.addresses:
+            fleet.shell(host, f"mount -o remount,bind,ro {share}")
+            assert "Read-only" in fleet.shell(host, f"touch {share}/bundle/mine 2>&1 || true")
+        options = {"rlinf_push_engine": "shared", "rlinf_bundle_dir": f"{share}/bundle"}
+        # from where the bastion has it, too, or from a directory of its own that is the same bundle
+        for place in (Bundle(share / "bundle"), bundle):
+            names = inventory(work / "hosts.yml", place, hosts(fleet, **options))
+            before = fleet.sent()
+            for changed in (1, 0):
+                ran = play("push", names)
+                assert ran.status == 0 and set(ran.changed.values()) == {changed}, ran.output
+                for host in fleet.addresses:
+                    stamp = json.loads(fleet.shell(host, f"cat {PREFIX}/state/bundle.json"))
+                    assert stamp["manifest"] == sha256_file(bundle.manifest)
+            assert fleet.sent() - before < sum(SIZES) / 10
+            for host in fleet.addresses:
+                fleet.shell(host, f"rm -rf {PREFIX}")
+
+
+def test_no_more_nodes_than_allowed_are_pushed_to_at_once(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
+    most = {}
+    for allowed in (1, 3):
+        nodes = hosts(fleet, rlinf_push_bandwidth=30_000)
+        names = inventory(tmp_path / "hosts.yml", bundle, nodes, rlinf_push_parallel=allowed)
+        seen = set()
+        with subprocess.Popen(command_of("push", names), env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as running:
+            while running.poll() is None:
+                # each has one that sends, and one that is ssh
+                seen.add(len(processes("rsync\0--archive", f"ANSIBLE_HOME={tmp_path}")))
+                time.sleep(0.05)
+            said = running.stdout.read() if running.stdout else ""
+        assert running.returncode == 0, said
+        most[allowed] = max(seen)
+        for host in fleet.addresses:
+            fleet.shell(host, f"rm -rf {PREFIX}")
+    assert most == {1: 1, 3: 3}
 
 
 def carry(fleet: Fleet, host: str, place: Path) -> None:
