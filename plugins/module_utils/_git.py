@@ -153,7 +153,7 @@ PROBLEMS = (
     _problem(
         "full",
         # git says no reason where a ref or its settings cannot be written
-        r"no space left|disk quota|out of diskspace|couldn't write '|failed to write new configuration",
+        r"no space left|disk quota|out of diskspace|couldn't write '|failed to write new configuration|unable to create directory for '",
         "the disk is full, or it cannot be written. Make room and run again.",
     ),
     _problem(

@@ -122,7 +122,7 @@ def _too_small(scene: Scene, call: Call, size: int | None, inodes: int | None, b
     with _disk(scene, call) as disk:
         disk.remount(f"size={size}" if size is not None else f"nr_inodes={inodes}")
         outcome = scene.call(call)
-        _mended(scene, call, outcome, ("No space left", "has no room", "do not fit", "he disk is full"), before, after)
+        _mended(scene, call, outcome, ("No space left", "has no room", "do not fit", "he disk is full", "Make room"), before, after)
         disk.remount("size=4g,nr_inodes=0")
         _again(scene, call, after)
 

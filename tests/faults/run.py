@@ -92,7 +92,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("classes", nargs="*", metavar="CLASS", help=f"which of {', '.join(ALL)}; all if none is named")
     parser.add_argument("--sample", type=int, help="how many trials of each kind, by a fixed seed, instead of all")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes share the trials")
+    cores = os.cpu_count() or 1
+    # one more than cores: a trial waits for disks and for others now and then
+    parser.add_argument("--jobs", type=int, default=cores + 1, help="how many processes share the trials")
     parser.add_argument("--work", type=Path, help="where everything is made; by default a temporary directory")
     parser.add_argument("--record", type=Path, help="the page that gets the table; docs/reliability.md when all classes run in full")
     options = parser.parse_args()
@@ -110,7 +112,7 @@ def main() -> int:
     page = options.record or (PAGE if whole else None)
     if page:
         minutes = (time.monotonic() - start) / 60
-        said = f"{datetime.date.today():%Y-%m-%d}, {options.jobs} cores, {minutes:.0f} minutes; each row is made again by its command."
+        said = f"{datetime.date.today():%Y-%m-%d}, {cores} cores, {minutes:.0f} minutes; each row is made again by its command."
         write_section("Trials", "\n".join(["## Trials", "", said, "", *rows]), page)
     if not options.work:
         shutil.rmtree(work)
