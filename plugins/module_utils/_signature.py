@@ -71,19 +71,21 @@ def made_by(data: bytes, signature: bytes) -> str | None:
     return found[0] if found and not done.status else None
 
 
-def judge(data: bytes, signature: bytes | None, signers: str, what: str) -> Signer:
+def judge(data: bytes, signature: bytes | None, signers: str, what: Path) -> Signer:
     """Return who of the trusted *signers* signed *data*.
 
     :param signature: None if there is none.
     :param signers: lines as ssh-keygen(1) describes under ALLOWED SIGNERS.
-    :param what: the path of what is judged, for the error.
+    :param what: the path of what is judged, for the error; that of the signature has ``.sig`` at its end.
     :raises BundleError: it is unsigned, was changed since, or was signed by somebody else.
     """
     remedy = (
         "Get the bundle anew from where it was made, seal it there with rlinf_signing_key, or name who made it in rlinf_trusted_signers."
     )
     if signature is None:
-        raise BundleError(f"{what} is not signed, and only what a trusted signer has signed is accepted. {remedy}")
+        raise BundleError(
+            f"{what} is not signed, and only what a trusted signer has signed is accepted: {what.name}.sig is not there. {remedy}"
+        )
     with _files(message=data, signature=signature, signers=signers.encode()) as (_folder, message, signed, allowed):
         found = _keygen(["-Y", "find-principals", "-s", signed, "-f", allowed], _JUDGE)
         principals = found.stdout.split()
@@ -96,7 +98,7 @@ def judge(data: bytes, signature: bytes | None, signers: str, what: str) -> Sign
                     return Signer(principal, fingerprint[0])
     maker = made_by(data, signature)
     if maker is None:
-        raise BundleError(f"{what} is not what was signed: it or its signature was changed or damaged. {remedy}")
+        raise BundleError(f"{what} is not what was signed: it or {what.name}.sig was changed or damaged. {remedy}")
     raise BundleError(f"{what} is signed by the key {maker}, which none of the trusted signers has, or no longer. {remedy}")
 
 
@@ -106,7 +108,7 @@ def signer_of(bundle: Bundle, data: bytes, signers: str) -> Signer:
     :raises BundleError: nobody of them.
     """
     signature = bundle.signature.read_bytes() if bundle.signature.exists() else None
-    return judge(data, signature, signers, str(bundle.manifest))
+    return judge(data, signature, signers, bundle.manifest)
 
 
 @dataclass(frozen=True)

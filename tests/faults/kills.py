@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 from tests.faults.calls import Broken, Call, Outcome, Untried, checkpoints, kill_at, wait_for_orphans
@@ -15,6 +16,7 @@ PROMISE = (
     "no file under a final name is wrong, the environment that jobs use imports, the user's files stay; running again brings about "
     "what an undisturbed run does"
 )
+_PROGRAM = re.compile("exec |git ")
 
 
 def kills(scene: Scene, sample: int | None = None, share: tuple[int, int] = (0, 1)) -> Iterator[Tally]:
@@ -24,18 +26,17 @@ def kills(scene: Scene, sample: int | None = None, share: tuple[int, int] = (0, 
     :param share: which of how many processes this is: each takes every so many-th point.
     """
     tallies: dict[str, Tally] = {}
-    idle: set[tuple[str, str]] = set()
+    known: set[tuple[str, str, bool]] = set()
     chance = random.Random(0)
     for call in scene.calls:
         before = scene.tree()
         scene.save("before")
         outcome, labels = checkpoints_of(scene, call)
         changed = outcome.result.get("changed")
-        points = [*enumerate(labels, 1)]
-        if not changed:
-            # one that found nothing to do was killed at such a step already
-            points = [(point, label) for point, label in points if (call.module, label) not in idle]
-            idle |= {(call.module, label) for label in labels}
+        steps = [(point, label, (call.module, label, bool(changed))) for point, label in enumerate(labels, 1)]
+        # where nothing is changed, and where a program is started, an earlier call was killed at such a step already
+        points = [(point, label) for point, label, step in steps if step not in known or (changed and not _PROGRAM.match(label))]
+        known |= {step for _point, _label, step in steps}
         if not points:
             continue
         after = scene.tree()

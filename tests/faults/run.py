@@ -48,13 +48,19 @@ CLASSES: Mapping[str, Callable[[Scene, int | None, Share], Iterable[Tally]]] = {
     "pair": pairs,
     "clock": clocks,
 }
-# those that mostly wait, and those for which the upstream is told what to do, which is of this process
-ALONE: Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]] = {
+Alone = Mapping[str, Callable[[Scene, int | None], Iterable[Tally]]]
+# those for which the upstream is told what to do, which is of this process: they wait for it most of the time
+SERVED: Alone = {
     "server": lambda made, _sample: servers(made),
     "resume": resumes,
+}
+# those that have hosts, and run whole playbooks
+HOSTED: Alone = {
     "reboot": reboots,
     "action": lambda made, sample: actions(made.work / "a", sample),
 }
+ALONE = {**SERVED, **HOSTED}
+GROUPS = (CLASSES, SERVED, HOSTED)
 ALL = (*CLASSES, *ALONE)
 
 
@@ -79,9 +85,9 @@ def run(names: Iterable[str], work: Path, sample: int | None, jobs: int) -> list
     return tallies
 
 
-def run_both(names: Sequence[str], work: Path, sample: int | None, jobs: int) -> list[Tally]:
-    """Take the trials for which the upstream waits beside the others, which keep the processors busy, each in a scene of their own."""
-    groups = [group for group in ([name for name in names if name in CLASSES], [name for name in names if name in ALONE]) if group]
+def run_groups(names: Sequence[str], work: Path, sample: int | None, jobs: int) -> list[Tally]:
+    """Take the trials of each group beside those of the others, which wait while these keep the processors busy, in a scene of its own."""
+    groups = [group for classes in GROUPS if (group := [name for name in names if name in classes])]
     # a process each, since what a scene starts becomes its process's child
     with ProcessPoolExecutor(len(groups), mp_context=multiprocessing.get_context("fork")) as pool:
         parts = [pool.submit(run, group, work / group[0], sample, jobs) for group in groups]
@@ -105,7 +111,7 @@ def main() -> int:
         parser.error("file systems and hosts are made for it, which needs root")
     work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-faults-"))
     start = time.monotonic()
-    tallies = run_both(options.classes or ALL, work, options.sample, options.jobs)
+    tallies = run_groups(options.classes or ALL, work, options.sample, options.jobs)
     rows = table(tallies)
     print("\n".join(rows))
     whole = not options.classes and not options.sample
