@@ -7,8 +7,6 @@ MAKEFLAGS += --no-print-directory
 venv := .venv/bin
 # nothing that runs here shall depend on what the user has set for Ansible and Python
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# tests wait for programs, for disks and for each other: one process more than there are cores keeps these busy
-workers := $(shell echo $$(($$(nproc) + 1)))
 export PATH := $(CURDIR)/$(venv):$(PATH)
 unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH PYTHONPATH VIRTUAL_ENV
 
@@ -41,10 +39,10 @@ sanity: setup ## ansible-test sanity, with the Python of .venv
 	tools/sanity
 
 unit: setup ## pytest tests/unit
-	$(venv)/pytest -n $(workers) --dist worksteal tests/unit
+	$(venv)/pytest -n auto --dist worksteal tests/unit
 
 integration: setup ## pytest tests/integration
-	$(venv)/pytest -n $(workers) --dist loadfile tests/integration
+	$(venv)/pytest -n auto --dist loadfile tests/integration
 
 molecule: setup ## Nodes without a way out, by ssh and as a container: the scenarios of molecule/ (root; SCENARIO=default is one)
 	@tools/system-packages
@@ -59,11 +57,8 @@ user-hosts: setup ## Your own hosts: install, again, verify (RLINF_INVENTORY nam
 system-packages: ## What the tests need from apt (root)
 	@tools/system-packages --install
 
-test: setup ## Everything that CI runs: lint, sanity, unit, integration, molecule
-	$(MAKE) -j2 --output-sync=target lint sanity
-	$(MAKE) unit
-	$(MAKE) integration
-	$(MAKE) molecule
+test: setup ## Everything that CI runs: lint, sanity, unit, integration, molecule, two at a time
+	$(MAKE) -j2 --output-sync=target lint sanity unit integration molecule
 
 demo: setup ## The whole job against a small upstream on loopback (no root)
 	$(venv)/python -m tests.demo.run
