@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +34,10 @@ def packages(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) 
     :param sample: how many points at most; by default all.
     :param share: which of how many processes this is.
     """
-    # not among what a process of the harness has of its own, which an overlay of the root does not show
-    work = scene.work / f"packages{share[0]}"
-    work.mkdir()
-    with Packages(work, lambda module, arguments: scene.must(Call(module, "bastion", arguments))) as bundled:
+    with contextlib.ExitStack() as stack:
+        # on the root itself: an overlay of it shows no other file system, and nothing that a process of the harness has of its own
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlinf-packages-", dir="/var/tmp")))
+        bundled = stack.enter_context(Packages(work, lambda module, arguments: scene.must(Call(module, "bastion", arguments))))
         first = build_deb(bundled.folder, "rlinf-test-a", "1", {"Depends": "rlinf-test-b"})
         bundled.bring("rlinf-test-a", debs=[first, build_deb(bundled.folder, "rlinf-test-b", "1")])
         arguments = bundled.arguments("rlinf-test-a", files={_VENDOR: _CONTENT})

@@ -9,20 +9,19 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.demo.cycle import ROOT, Cycle, PlayFailed, base_python
+from tests.demo.cycle import Cycle, PlayFailed, base_python
 from tests.faults.calls import Broken, adopt_orphans
 from tests.faults.scene import TARGET, Scene, catalog
 from tests.faults.tally import Tally
 from tests.faults.trees import Tree, copy, differences, tree, wrong
+from tests.support.fleet import PREFIX, Fleet
 
 PROMISE = "no file under a final name is wrong; running again brings about what an undisturbed run does"
-HOSTS = ROOT / "tests" / "hosts" / "hosts.sh"
 NODE = "node1"
-PREFIX = "/opt/rlinf"
 PLAYS = ("push", "prepare", "install", "restore")
 # how often each play is disturbed in each way
 _TIMES = 3
@@ -34,36 +33,25 @@ _VANISHED = 24
 class Host:
     """A host, and its copy on this machine.
 
-    :param state: the directory that hosts.sh knows it by.
-    :param copy: the directory beside which copies are.
+    :param copies: the directory beside which copies are.
     """
 
-    state: Path
+    fleet: Fleet
     copies: Path
-
-    def run(self, *arguments: str, **env: str) -> str:
-        done = subprocess.run([HOSTS, *arguments], env={**os.environ, **env}, capture_output=True, text=True, check=True)
-        return done.stdout
 
     @property
     def variables(self) -> Mapping[str, object]:
         """What the inventory says of it."""
-        return {
-            "ansible_connection": "ssh",
-            "ansible_host": self.run("list", str(self.state)).split()[1],
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(self.state / "key"),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.state}/known_hosts",
+        return self.fleet.variables(
+            NODE,
             # a connection that is kept for another run would have to be waited for
-            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=1s",
-            "ansible_remote_tmp": "/tmp/ansible",
-            "ansible_python_interpreter": base_python(),
-            "rlinf_prefix": PREFIX,
-            "rlinf_targets": [TARGET],
-        }
+            ansible_ssh_args="-o ControlMaster=auto -o ControlPersist=1s",
+            ansible_python_interpreter=base_python(),
+            rlinf_targets=[TARGET],
+        )
 
     def _rsync(self, *places: str, moving: bool = False) -> None:
-        command = ["rsync", "-aHX", "--delete", "-e", f"ssh -q -F {self.state}/ssh_config", *places]
+        command = ["rsync", "-aHX", "--delete", "--modify-window=-1", "-e", f"ssh -q -F {self.fleet.state}/ssh_config", *places]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode not in ((0, _VANISHED) if moving else (0,)):
             raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr)
@@ -87,50 +75,49 @@ class Host:
     def restore(self, name: str) -> None:
         self._rsync(f"{self.copies / name / 'now'}/", f"{NODE}:{PREFIX}/")
 
-    def reboot(self) -> None:
-        """Take its power away and give it back."""
-        self.run("reboot", str(self.state), NODE)
-
 
 def reboots(scene: Scene, sample: int | None, plays: Sequence[str] = PLAYS) -> Iterator[Tally]:
     """Disturb each play at random moments, by a fixed seed.
 
     :param sample: how often each play is disturbed in each way.
     """
-    cycle, host = scene.cycle, Host(scene.work / "h", scene.scratch / "host")
+    cycle = scene.cycle
     cycle.offline = False
     # a host that ends is waited for by whoever has it: not this process, which has other things to do
     adopt_orphans(False)
-    host.run("up", "1", str(host.state), DISK="2G")
     try:
-        cycle.inventory = cycle.write_inventory("host", {NODE: host.variables}, catalog("8.2.1"))
-        cycle.play("download")
-        subprocess.run([HOSTS, "ssh", host.state, NODE, f"mkdir -p {PREFIX}"], check=True)
-        ways: Mapping[str, Callable[[int], object]] = {
-            "a node that is rebooted": lambda _play: host.reboot(),
-            "a control node that is switched off": _end,
-        }
-        tallies = {(way, play): Tally(f"{way} during {play}", PROMISE, "reboot") for play in plays for way in ways}
-        chance = random.Random(0)
-        before = host.save("before")
-        for play in plays:
-            start = time.monotonic()
-            cycle.play(play)
-            seconds = time.monotonic() - start
-            after = host.save("after")
-            for way, how in ways.items():
-                for _number in range(sample or _TIMES):
-                    moment = chance.uniform(0, 1)
-                    with tallies[way, play].trial(f"after {moment:.0%} of the time that it takes"):
-                        host.restore("before")
-                        _disturbed(cycle, host, play, moment * seconds, how, before, after)
-            host.restore("after")
-            before = host.save("before")
-        yield from tallies.values()
+        with Fleet(scene.work / "h", 1, DISK="2G") as fleet:
+            yield from _rebooted(cycle, Host(fleet, scene.scratch / "host"), sample, plays)
     finally:
         cycle.offline = True
         adopt_orphans()
-        host.run("down", str(host.state))
+
+
+def _rebooted(cycle: Cycle, host: Host, sample: int | None, plays: Sequence[str]) -> Iterable[Tally]:
+    cycle.inventory = cycle.write_inventory("host", {NODE: host.variables}, catalog("8.2.1"))
+    cycle.play("download")
+    host.fleet.shell(NODE, f"mkdir -p {PREFIX}")
+    ways: Mapping[str, Callable[[int], object]] = {
+        "a node that is rebooted": lambda _play: host.fleet.reboot(NODE),
+        "a control node that is switched off": _end,
+    }
+    tallies = {(way, play): Tally(f"{way} during {play}", PROMISE, "reboot") for play in plays for way in ways}
+    chance = random.Random(0)
+    before = host.save("before")
+    for play in plays:
+        start = time.monotonic()
+        cycle.play(play)
+        seconds = time.monotonic() - start
+        after = host.save("after")
+        for way, how in ways.items():
+            for _number in range(sample or _TIMES):
+                moment = chance.uniform(0, 1)
+                with tallies[way, play].trial(f"after {moment:.0%} of the time that it takes"):
+                    host.restore("before")
+                    _disturbed(cycle, host, play, moment * seconds, how, before, after)
+        host.restore("after")
+        before = host.save("before")
+    return tallies.values()
 
 
 def _disturbed(cycle: Cycle, host: Host, play: str, seconds: float, how: Callable[[int], object], before: Tree, after: Tree) -> None:

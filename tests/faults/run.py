@@ -38,6 +38,7 @@ from tests.real.page import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
+MEMORY = Path("/dev/shm")
 
 Share = tuple[int, int]
 # what is done, by class: a scene, how many trials of each kind at most (None: all that there are), and the share of a process
@@ -101,7 +102,7 @@ def main() -> int:
     cores = os.cpu_count() or 1
     # one more than cores: a trial waits for disks and for others now and then
     parser.add_argument("--jobs", type=int, default=cores + 1, help="how many processes share the trials")
-    parser.add_argument("--work", type=Path, help="where everything is made; by default a temporary directory")
+    parser.add_argument("--work", type=Path, help="where everything is made; by default in memory, where disks cost nothing")
     parser.add_argument("--record", type=Path, help="the page that gets the table; docs/reliability.md when all classes run in full")
     options = parser.parse_args()
     unknown = sorted(set(options.classes) - set(ALL))
@@ -109,7 +110,7 @@ def main() -> int:
         parser.error(f"no such class: {', '.join(unknown)}; there are {', '.join(ALL)}")
     if os.geteuid():
         parser.error("file systems and hosts are made for it, which needs root")
-    work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-faults-"))
+    work = options.work or Path(tempfile.mkdtemp(prefix="rlinf-faults-", dir=MEMORY if MEMORY.is_dir() else None))
     start = time.monotonic()
     tallies = run_groups(options.classes or ALL, work, options.sample, options.jobs)
     rows = table(tallies)
