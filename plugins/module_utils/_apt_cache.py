@@ -206,7 +206,7 @@ class AptCache:
         """Write the repository's indexes, the record last; files that are no longer of it go."""
         content = packages.encode()
         atomic_write(folder / "Packages", content)
-        atomic_write(folder / "Release", _description(record, content))
+        atomic_write(folder / "Release", _description(record, len(content)))
         write_json(folder / RECORD, record)
         wanted = {file["filename"] for file in record["files"]}
         for path in folder.glob("*.deb"):
@@ -220,18 +220,18 @@ def _written(folder: Path, record: Mapping[str, Any]) -> bool:
     if not packages.is_file() or not release.is_file():
         return False
     content = packages.read_bytes()
-    return sha256_bytes(content) == record["index"] and release.read_bytes() == _description(record, content)
+    return sha256_bytes(content) == record["index"] and release.read_bytes() == _description(record, len(content))
 
 
-def _description(record: Mapping[str, Any], packages: bytes) -> bytes:
-    """Return the Release file of a repository that has this Packages file."""
+def _description(record: Mapping[str, Any], size: int) -> bytes:
+    """Return the Release file of a repository whose Packages file is that of this record, and has so many bytes."""
     lines = (
         "Origin: rlinf.offline",
         f"Suite: {record['release']}",
         f"Architectures: {record['architecture']}",
         f"Date: {email.utils.formatdate(0, usegmt=True)}",
         "SHA256:",
-        f" {sha256_bytes(packages)} {len(packages)} Packages",
+        f" {record['index']} {size} Packages",
     )
     return "".join(f"{line}\n" for line in lines).encode()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundl
 from tests.demo.cycle import ROOT
 from tests.faults.calls import Broken, Untried, kill_at
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, copy, differences, tree, wrong
-from tests.support.fleet import HOSTS, PREFIX, Fleet, Ran, bundle_of, inventory, left_on, play, wait_for
+from tests.faults.trees import Tree, copy, must_be_right, must_equal, tree
+from tests.support.fleet import PREFIX, Fleet, Ran, bundle_of, inventory, left_on, play, wait_for
 from tests.support.wheels import build_wheel
 
 PROMISE = (
@@ -101,8 +100,7 @@ def _build(place: Place) -> None:
     seal(place.bundle)
     wheel = build_wheel(place.work, "te", "1.0", tags="cp311-cp311-linux_x86_64")
     folder = f"{PREFIX}/state/built/{SOURCE}/torch-2.6.0"
-    into = [HOSTS, "ssh", place.fleet.state, "node1", f"mkdir -p {folder} && cat > {folder}/{wheel.name}"]
-    subprocess.run(into, input=wheel.read_bytes(), check=True, capture_output=True)
+    place.fleet.give("node1", f"mkdir -p {folder} && cat > {folder}/{wheel.name}", wheel.read_bytes())
 
 
 def _killed(place: Place, action: str, sample: int | None) -> Tally:
@@ -121,7 +119,6 @@ def _killed(place: Place, action: str, sample: int | None) -> Tally:
     for point, label in [*labels.items()][:sample]:
         with tally.trial(f"point {point} ({label})"):
             _one(place, playbook, action, int(point), before, after)
-    place.restore()
     return tally
 
 
@@ -135,10 +132,6 @@ def _one(place: Place, playbook: str, action: str, point: int, before: Tree, aft
         raise Broken(f"it was not killed, but failed: {killed.output[-1500:]}")
     for host in place.fleet.addresses:
         wait_for(lambda host=host: not left_on(place.fleet, host), f"nothing left on {host}")  # type: ignore[misc]
-    said = wrong(place.tree(), before, after)
-    if said:
-        raise Broken("; ".join(said))
+    must_be_right(place.tree(), before, after)
     place.must(playbook)
-    said = differences(place.tree(), after)
-    if said:
-        raise Broken("after running again something is another:\n" + "\n".join(said))
+    must_equal(place.tree(), after, "after running again something is another")

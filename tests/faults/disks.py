@@ -15,7 +15,7 @@ from tests.faults.calls import Broken, Call, Outcome
 from tests.faults.kills import checkpoints_of
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, wrong
+from tests.faults.trees import Tree, must_be_right
 from tests.faults.worlds import mount
 
 AFTERWARDS = "the error says so, no file under a final name is wrong; once mended, running again brings about what an undisturbed run does"
@@ -105,9 +105,7 @@ def _mended(scene: Scene, call: Call, outcome: Outcome, words: tuple[str, ...], 
         raise Broken(f"it ended with {outcome.status}: {outcome.errors}")
     if outcome.failed and not (outcome.clear and any(word in outcome.message for word in words)):
         raise Broken(f"the error does not say it: {outcome.message or outcome.errors}")
-    found = wrong(scene.tree(), before, after)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(scene.tree(), before, after)
     scene.imports()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tests.faults.calls import Broken, Call, Outcome, Untried, checkpoints, kill_at, wait_for_orphans
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, wrong
+from tests.faults.trees import Tree, must_be_right
 
 PROMISE = (
     "no file under a final name is wrong, the environment that jobs use imports, the user's files stay; running again brings about "
@@ -74,9 +74,7 @@ def one(scene: Scene, call: Call, point: int, before: Tree, after: Tree) -> None
             raise Broken(f"it failed: {killed.message or killed.errors}")
         # threads that meet have other things to do each time
         raise Untried
-    found = wrong(scene.tree(), before, after)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(scene.tree(), before, after)
     scene.imports()
     scene.must(call)
     scene.expect(after, "after running again the tree is another")

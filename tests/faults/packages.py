@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -34,10 +33,13 @@ def packages(scene: Scene, sample: int | None, share: tuple[int, int] = (0, 1)) 
     :param sample: how many points at most; by default all.
     :param share: which of how many processes this is.
     """
-    with contextlib.ExitStack() as stack:
-        # on the root itself: an overlay of it shows no other file system, and nothing that a process of the harness has of its own
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlinf-packages-", dir="/var/tmp")))
-        bundled = stack.enter_context(Packages(work, lambda module, arguments: scene.must(Call(module, "bastion", arguments))))
+
+    def run(module: str, arguments: dict[str, Any]) -> object:
+        return scene.must(Call(module, "bastion", arguments))
+
+    # on the root itself: an overlay of it shows no other file system, and nothing that a process of the harness has of its own
+    with tempfile.TemporaryDirectory(prefix="rlinf-packages-", dir="/var/tmp") as folder, Packages(Path(folder), run) as bundled:
+        work = Path(folder)
         first = build_deb(bundled.folder, "rlinf-test-a", "1", {"Depends": "rlinf-test-b"})
         bundled.bring("rlinf-test-a", debs=[first, build_deb(bundled.folder, "rlinf-test-b", "1")])
         arguments = bundled.arguments("rlinf-test-a", files={_VENDOR: _CONTENT})

@@ -11,7 +11,7 @@ from tests.faults.calls import Broken, Call, Outcome, run_call, wait_for_orphans
 from tests.faults.kills import checkpoints_of
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, wrong
+from tests.faults.trees import Tree, must_be_right, wrong
 
 PROMISE = "one waits or says which process it is that works there; no file under a final name is wrong, and running again brings about what one run does"
 BESIDE = (
@@ -72,9 +72,7 @@ def _both(scene: Scene, call: Call, before: Tree, after: Tree) -> None:
             raise Broken(f"one ended with {outcome.status}: {outcome.message or outcome.errors}")
     if all(outcome.status for outcome in outcomes):
         raise Broken(f"neither went through: {outcomes[0].message}")
-    found = wrong(scene.tree(), before, after)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(scene.tree(), before, after)
     scene.must(call)
     scene.expect(after, "after running again the tree is another")
 

@@ -17,7 +17,7 @@ from tests.demo.cycle import Cycle, PlayFailed, base_python
 from tests.faults.calls import Broken, adopt_orphans
 from tests.faults.scene import TARGET, Scene, catalog
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, copy, differences, tree, wrong
+from tests.faults.trees import Tree, copy, must_be_right, must_equal, tree
 from tests.support.fleet import PREFIX, Fleet
 
 PROMISE = "no file under a final name is wrong; running again brings about what an undisturbed run does"
@@ -131,16 +131,12 @@ def _disturbed(cycle: Cycle, host: Host, play: str, seconds: float, how: Callabl
     how(child)
     os.waitpid(child, 0)
     # without its control node a node goes on with what it was told last
-    found = wrong(host.tree(moving=True), before, after)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(host.tree(moving=True), before, after)
     try:
         cycle.play(play)
     except PlayFailed as error:
         raise Broken(f"it failed when it was run again: {str(error)[-1500:]}") from None
-    said = differences(host.tree(), after)
-    if said:
-        raise Broken("after running again the node is another:\n" + "\n".join(said))
+    must_equal(host.tree(), after, "after running again the node is another")
 
 
 def _end(process: int) -> None:

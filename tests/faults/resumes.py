@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.calls import Broken, Call
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import wrong
+from tests.faults.trees import must_be_right
 from tests.support.upstream import Fault
 
 PROMISE = "what is there in the end is the new file, byte for byte: at once, or after an error that says so and one more run"
@@ -151,9 +151,7 @@ def _changed(scene: Scene, call: Call, path: Path, change: Change, chance: rando
     wanted = scene.tree()
     scene.restore("broken off")
     outcome = scene.call(call)
-    found = wrong(scene.tree(), {}, wanted)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(scene.tree(), {}, wanted)
     if outcome.failed:
         if not outcome.clear:
             raise Broken(f"the error is not clear: {outcome.message or outcome.errors}")

@@ -14,7 +14,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundl
 from tests.faults.calls import Broken, Call, Outcome
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, wrong
+from tests.faults.trees import Tree, must_be_right
 
 REFUSED = (
     "verifying refuses, names the file and says what to do; an install fails with a clear word or is what an undisturbed one is, and no file "
@@ -192,9 +192,7 @@ class _Rotten:
         for call in install:
             outcome = self._try(call)
             if outcome.failed:
-                found = wrong(self._others(), self._others(self.before), self._others(self.after))
-                if found:
-                    raise Broken("; ".join(found))
+                must_be_right(self._others(), self._others(self.before), self._others(self.after))
                 return
         now, wanted = self._others(), self._others(self.after)
         # which notes what of the bundle was there: a node that does not need the file misses nothing

@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.demo.cycle import NODE, ROOT, Cycle, base_python
 from tests.faults.calls import Broken, Call, Outcome, adopt_orphans, record, run_call, wait_for_orphans
-from tests.faults.trees import Tree, copy, differences, tree
+from tests.faults.trees import Tree, copy, must_equal, tree
 from tests.support.apt_archive import Archive, Key, build_deb
 from tests.support.interpreters import VERSION
 from tests.support.origins import Origin
@@ -145,9 +145,7 @@ class Scene:
 
     def expect(self, wanted: Tree, what: str) -> None:
         """:raises Broken: the tree is another."""
-        said = differences(self.tree(), wanted)
-        if said:
-            raise Broken(f"{what}:\n" + "\n".join(said))
+        must_equal(self.tree(), wanted, what)
 
     def imports(self) -> None:
         """:raises Broken: there is an environment, and what a job imports from it is not there."""

@@ -11,7 +11,7 @@ from tests.faults.calls import Broken, Call
 from tests.faults.kills import checkpoints_of
 from tests.faults.scene import Scene
 from tests.faults.tally import Tally
-from tests.faults.trees import Tree, wrong
+from tests.faults.trees import Tree, must_be_right
 from tests.support.upstream import Fault
 
 PROMISE = "it succeeds, or a clear error comes within the time allowed; no file under a final name is wrong; running again with a sound server succeeds"
@@ -91,8 +91,6 @@ def _troubled(scene: Scene, call: Call, trouble: Trouble, asked: list[str], befo
         raise Broken(f"it ended with {outcome.status}: {outcome.errors}")
     if outcome.failed and not outcome.clear:
         raise Broken(f"the error is not clear: {outcome.message or outcome.errors}")
-    found = wrong(scene.tree(), before, after)
-    if found:
-        raise Broken("; ".join(found))
+    must_be_right(scene.tree(), before, after)
     scene.must(call)
     scene.expect(after, "after running again the tree is another")

@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from tests.faults.calls import Broken
+
 Tree = Mapping[str, str]
 
 # scratch space and logs, which no one relies on; what Python compiles; the signature, which is of the manifest's time, too
@@ -174,6 +176,20 @@ def wrong(now: Tree, before: Tree, after: Tree) -> list[str]:
         for path, entry in sorted(now.items())
         if path in after and entry.startswith("-") and _used(path, now) and not _right(path, entry, before.get(path), after[path])
     ]
+
+
+def must_be_right(now: Tree, before: Tree, after: Tree) -> None:
+    """:raises Broken: a file under a final name is wrong, see :func:`wrong`."""
+    found = wrong(now, before, after)
+    if found:
+        raise Broken("; ".join(found))
+
+
+def must_equal(now: Tree, wanted: Tree, what: str) -> None:
+    """:raises Broken: the tree is another; the message begins with *what*."""
+    said = differences(now, wanted)
+    if said:
+        raise Broken(f"{what}:\n" + "\n".join(said))
 
 
 def _used(path: str, now: Tree) -> bool:

@@ -21,7 +21,6 @@ from ansible_collections.rlinf.offline.plugins.module_utils._bundle import seal
 from ansible_collections.rlinf.offline.plugins.module_utils._files import sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from tests.support.fleet import (
-    HOSTS,
     PREFIX,
     Fleet,
     bundle_of,
@@ -56,6 +55,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(autouse=True)
 def nothing_yet(fleet: Fleet) -> None:
+    forget(fleet)
+
+
+def forget(fleet: Fleet) -> None:
+    """Let no host have anything."""
     for host in fleet.addresses:
         fleet.shell(host, f"rm -rf {PREFIX}")
 
@@ -231,8 +235,7 @@ def test_what_is_mounted_read_only_is_verified_where_it_is(bundle: Bundle, tmp_p
                     stamp = json.loads(fleet.shell(host, f"cat {PREFIX}/state/bundle.json"))
                     assert stamp["manifest"] == sha256_file(bundle.manifest)
             assert fleet.sent() - before < sum(SIZES) / 10
-            for host in fleet.addresses:
-                fleet.shell(host, f"rm -rf {PREFIX}")
+            forget(fleet)
 
 
 def destinations(running: list[int]) -> set[str]:
@@ -258,8 +261,7 @@ def test_no_more_nodes_than_allowed_are_pushed_to_at_once(fleet: Fleet, bundle: 
             said = running.stdout.read() if running.stdout else ""
         assert running.returncode == 0, said
         most[allowed] = max(seen)
-        for host in fleet.addresses:
-            fleet.shell(host, f"rm -rf {PREFIX}")
+        forget(fleet)
     # how many of three begin before the first has ended is for the machine to say
     assert most[1] == 1 < most[3] <= 3
 
@@ -267,8 +269,7 @@ def test_no_more_nodes_than_allowed_are_pushed_to_at_once(fleet: Fleet, bundle: 
 def carry(fleet: Fleet, host: str, place: Path) -> None:
     """Put a stick into a host: what lies at *place* here lies in /srv/media there."""
     packed = subprocess.run(["tar", "-c", "-C", place, "."], check=True, capture_output=True).stdout
-    into = [HOSTS, "ssh", fleet.state, host, "mkdir -p /srv/media && tar -x -C /srv/media"]
-    subprocess.run(into, input=packed, check=True, capture_output=True)
+    fleet.give(host, "mkdir -p /srv/media && tar -x -C /srv/media", packed)
 
 
 def test_a_bundle_carried_on_media(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ class Fleet:
         """Run a shell command on a host and return its output."""
         return subprocess.run([HOSTS, "ssh", self.state, host, command], check=True, capture_output=True, text=True).stdout
 
+    def give(self, host: str, command: str, data: bytes) -> None:
+        """Run a shell command on a host with these bytes as its standard input."""
+        subprocess.run([HOSTS, "ssh", self.state, host, command], input=data, check=True, capture_output=True)
+
     def reboot(self, host: str) -> None:
         """End a host as a power cut does, and start it again; it needs ``DISK``."""
         subprocess.run([HOSTS, "reboot", self.state, host], check=True, capture_output=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.unit.test_runtime import Site, bare, site, uv_wheel
 from tests.unit.test_target import World, built, world
 
 Run = Callable[..., dict[str, Any]]
+Made = TypeVar("Made")
 GITHUB = "https://github.com/"
 WHEEL = "apex-0.1-cp311-cp311-linux_x86_64.whl"
 __all__ = ["bare", "built", "site", "uv_wheel", "world"]
@@ -58,51 +59,52 @@ def a_bundle(run_module: Run, work: Path, upstream: Upstream, python: str) -> di
     return {place.name: modes(place) for place in (bundle, media, copy)}
 
 
+def whoever_starts_it(folder: Path, make: Callable[[str, Path], Made], python: str = sys.executable) -> Made:
+    """Make something below a directory by each way of starting, see that it is always the same, and return it.
+
+    :param make: takes the Python to start, and a directory of its own.
+    """
+    found = [make(started(folder, umask, cron=cron, python=python), folder / umask) for umask, cron in STARTS]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
 def test_a_bundle_is_readable_for_its_nodes_whatever_the_umask(run_module: Run, tmp_path: Path, upstream: Upstream) -> None:
     """Nodes read it as another user, over rsync or NFS, or from media; none but its owner may write."""
-    found = []
-    for umask, cron in STARTS:
-        found.append(a_bundle(run_module, tmp_path / umask, upstream, started(tmp_path, umask, cron=cron)))
-    assert found[0] == found[1] == found[2]
-    for place, there in found[0].items():
+    found = whoever_starts_it(tmp_path, lambda python, work: a_bundle(run_module, work, upstream, python))
+    for place, there in found.items():
         assert there and set(there.values()) <= {"drwxr-xr-x", "-rw-r--r--", "-r--r--r--"}, place
 
 
 def test_a_node_is_the_same_whatever_the_umask(run_module: Run, world: World, tmp_path: Path) -> None:
-    found = []
-    for umask, cron in STARTS:
-        prefix = tmp_path / umask
-        run_module(
-            "rlinf_target",
-            {**world.args, "prefix": str(prefix), "home": str(tmp_path / f"home-{umask}")},
-            python=started(tmp_path, umask, cron=cron),
-        )
-        found.append(modes(prefix))
-    assert found[0] == found[1] == found[2]
-    assert not others_may_write(found[0])
+    def make(python: str, prefix: Path) -> Modes:
+        home = tmp_path / f"home-{prefix.name}"
+        run_module("rlinf_target", {**world.args, "prefix": str(prefix), "home": str(home)}, python=python)
+        return modes(prefix)
+
+    assert not others_may_write(whoever_starts_it(tmp_path, make))
 
 
 def test_a_runtime_is_the_same_whatever_the_umask(site: Site, tmp_path: Path) -> None:
-    found = []
-    for umask, cron in STARTS:
-        arguments = {"prefix": str(tmp_path / umask), "bundle_dir": str(site.bundle)}
-        python = started(tmp_path, umask, cron=cron, python=site.python)
+    def make(python: str, prefix: Path) -> Modes:
+        arguments = {"prefix": str(prefix), "bundle_dir": str(site.bundle)}
         assert site.run_module("rlinf_runtime", arguments, python=python, env=site.env)["changed"]
-        found.append(modes(tmp_path / umask))
-    assert found[0] == found[1] == found[2]
-    assert "tools" in found[0] and not others_may_write(found[0])
+        return modes(prefix)
+
+    found = whoever_starts_it(tmp_path, make, python=site.python)
+    assert "tools" in found and not others_may_write(found)
 
 
 def test_an_environment_is_the_same_whatever_the_umask(run_module: Run, tmp_path: Path) -> None:
     """One that root makes has to serve the users of the node, too."""
-    found = []
-    for umask, cron in STARTS:
-        place = environments.Site(tmp_path / "bundle", tmp_path / umask, run_module)
+
+    def make(python: str, prefix: Path) -> Modes:
+        place = environments.Site(tmp_path / "bundle", prefix, run_module)
         lock = place.lock(build_wheel(place.index, "alpha", "1.0", extra_files={"alpha-1.0.data/scripts/alpha": b"#!python\n"}))
         arguments = {"prefix": str(place.prefix), "bundle_dir": str(place.bundle), "target": "openvla", "lock": str(lock)}
-        python = started(tmp_path, umask, cron=cron)
         assert run_module("rlinf_venv", {**arguments, "python": sys.executable, "exports": {"A": "b"}}, python=python)["changed"]
-        found.append(modes(place.prefix))
-    assert found[0] == found[1] == found[2]
-    assert found[0] and not others_may_write(found[0])
-    assert [path for path, mode in found[0].items() if mode[7] != "r"] == []
+        return modes(place.prefix)
+
+    found = whoever_starts_it(tmp_path, make)
+    assert found and not others_may_write(found)
+    assert [path for path, mode in found.items() if mode[7] != "r"] == []
