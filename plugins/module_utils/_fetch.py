@@ -460,9 +460,9 @@ class _Transfer:
             self._start_over("the server gives nothing by which a file could be continued")
         if part.size:
             headers = {"Range": f"bytes={part.size}-", "If-Range": str(part.seen.condition)}
-        patience = max(self._remaining(), 0.1)
-        # several addresses of a host are tried one after the other, each for this long
-        timeout = (min(10.0, max(patience / 4, 0.1)), patience)
+        # several addresses of a host are tried one after the other, each for a quarter of what is left; a silence is one when it is as long as the
+        # whole limit, since what came in between has set its end anew
+        timeout = (min(10.0, max(self._remaining() / 4, 0.1)), self.fetcher.network.timeout)
         with self.fetcher.session.get(self.actual, headers=headers, stream=True, timeout=timeout) as response:
             if part.size and response.status_code in (206, 416):
                 if not self._continues(response):
