@@ -29,7 +29,16 @@ from ansible_collections.rlinf.offline.plugins.module_utils._errors import Bundl
 from ansible_collections.rlinf.offline.plugins.module_utils._files import exclusive, sha256_bytes
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
 from ansible_collections.rlinf.offline.plugins.module_utils._progress import Meter
-from ansible_collections.rlinf.offline.plugins.module_utils._push import Seen, Ssh, Transfer, files_to_push, look, rsync, run_rsync
+from ansible_collections.rlinf.offline.plugins.module_utils._push import (
+    Seen,
+    Ssh,
+    Transfer,
+    files_to_push,
+    is_unfinished,
+    look,
+    rsync,
+    run_rsync,
+)
 from ansible_collections.rlinf.offline.plugins.module_utils._swarm import keep_names, swarm_wheels
 from ansible_collections.rlinf.offline.plugins.plugin_utils.working import Working
 
@@ -79,7 +88,7 @@ class ActionModule(Working):
         return (known["digest"], known["signature"]) == (manifest_digest(bundle), signature_digest(bundle))
 
     def _settle(self, result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take out what only a former bundle had, and verify the bundle unless somebody else does, by the module that runs on the node."""
+        """Take out what only a former bundle had or rsync could not end, and verify unless somebody else does, by the module that runs on the node."""
         common = {"bundle_dir": arguments["dest"], "stamp": arguments["verify"]["stamp"]}
         calls = {}
         if result["extra"]["count"] and (arguments["prune"] or not result["extra"]["by_name"]):
@@ -141,7 +150,9 @@ class ActionModule(Working):
             Transfer() if same else self._copy(bundle, destination, names, ssh, arguments["bandwidth"], check, seen.lacks(bundle, names))
         )
         extra = sorted(set(seen.files) - {*files, bundle.signature.name, bundle.manifest.name})
-        by_name = all(name.split("/", 1)[0] in {folder.name for folder in bundle.by_name} for name in extra)
+        by_name = all(
+            name.split("/", 1)[0] in {folder.name for folder in bundle.by_name} and not is_unfinished(name, files) for name in extra
+        )
         return self._result(transfer, extra=extra, by_name=by_name, reason=self._reason(transfer, extra))
 
     def _seen(
@@ -197,7 +208,7 @@ class ActionModule(Working):
         said = (
             f"{len(transfer.sent)} files ({size_text(transfer.bytes)}) were missing or differed" if transfer.sent else "everything is there"
         )
-        return f"{said}; {len(extra)} are of a former bundle" if extra else said
+        return f"{said}; {len(extra)} are not of this bundle" if extra else said
 
     def _look(self, script: str) -> Seen:
         """Ask the node what it has, with one command over Ansible's own connection: an unreachable node is reported as any other."""

@@ -35,6 +35,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     write_json,
 )
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
+from ansible_collections.rlinf.offline.plugins.module_utils._push import is_unfinished
 from ansible_collections.rlinf.offline.plugins.module_utils._records import ASSETS, URLS, read_locks, read_record
 from ansible_collections.rlinf.offline.plugins.module_utils._shape import misfit
 from ansible_collections.rlinf.offline.plugins.module_utils._signature import Signer, Trust, fingerprint_of, made_by, sign, signer_of
@@ -693,6 +694,9 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
         found, left_over = scan(bundle)
         files = manifest["files"]
         extra = {path: file.size for path, file in found.items() if path not in files}
+        unfinished = [path for path in extra if is_unfinished(path, files)]
+        left_over = sorted([*left_over, *unfinished])
+        extra = {path: size for path, size in extra.items() if path not in unfinished}
         if stamp is None:
             removed, aside = extra, {}
         else:

@@ -11,7 +11,7 @@ import shlex
 import stat
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import redact
 
 PARTIAL = ".rlinf-partial"
 """The directory beside a file on the node that holds what arrived of it, for the next run to continue."""
+# what rsync writes a file under until it is whole: a dot comes before the name, unless one is there, and six characters after it
+_TEMPORARY = re.compile(r"(?P<name>\..+)\.[A-Za-z0-9]{6}")
 _ITEM = re.compile(r"(?P<change>[<>ch.*][fdLDS][^ ]*) (?P<size>\d+) (?P<name>.+)\Z")
 # of Python 3.10 or newer, which is what all of this needs
 _PYTHONS = "python3 python3.13 python3.12 python3.11 python3.10"
@@ -147,6 +149,17 @@ def parse_items(output: str) -> dict[str, int]:
     """Return the files and links out of rsync's itemized output that were, or would be, written, by size in bytes."""
     found = [_ITEM.match(line) for line in output.splitlines()]
     return {item["name"]: int(item["size"]) for item in found if item and item["change"][1] in "fL"}
+
+
+def is_unfinished(path: str, files: Container[str]) -> bool:
+    """Return whether rsync has left this path of a bundle behind where it could not end: what it had of one of these files.
+
+    :param files: those of the manifest.
+    """
+    folder, _slash, name = path.rpartition("/")
+    found = _TEMPORARY.fullmatch(name)
+    names = (found["name"], found["name"][1:]) if found else ()
+    return folder.endswith(f"/{PARTIAL}") or any(f"{folder}/{name}" in files for name in names)
 
 
 def explain(status: int, said: str, destination: str) -> str:

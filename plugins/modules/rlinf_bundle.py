@@ -15,8 +15,8 @@ description:
   - Sealed, the bundle has a manifest, C(bundle.json), of every file's size, SHA-256 and origin, and of every repository's frozen commit.
   - Verified, every file is what the manifest says, and there is no other. The bundle may be a read-only mount. With O(stamp), other files
     may lie in C(assets/), C(wheelhouse/) and C(wheels/), where nothing is taken but what a manifest or a lock names; RV(extra) says how many.
-  - Pruned, what the manifest does not list is removed, left-overs of writes that were cut off included. With O(stamp), only what is known
-    to be of a former bundle is; what no bundle has had stays there, or is set aside in C(.set-aside/) of the bundle.
+  - Pruned, what the manifest does not list is removed, left-overs of writes and pushes that were cut off included. With O(stamp), only what is known
+    to be of a former bundle, or left by rsync, is; what no bundle has had stays there, or is set aside in C(.set-aside/) of the bundle.
   - Mended, what was damaged since the bundle was sealed is removed, files and whole mirrors, so that the next download or push brings it again.
     Without O(full) only what has another size or time than it was sealed with is looked at, and only what never changes under its name.
   - Only the folders that a bundle is made of count. Anything else at its top is left alone.

@@ -118,8 +118,8 @@ first:
   type: list
   elements: str
 extra:
-  description: Files on the node that the manifest does not list, those of a former bundle, as C(count) and the C(first) names. C(by_name) is whether all
-    of them lie where files are only ever taken by name.
+  description: Files on the node that the manifest does not list, of a former bundle or of a push that was cut off, as C(count) and the C(first) names.
+    C(by_name) is whether all of them lie where files are only ever taken by name, and none was left by rsync.
   returned: success
   type: dict
 accepted:

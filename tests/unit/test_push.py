@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,6 +256,44 @@ def test_a_transfer_that_was_cut_off_is_continued(site: Site) -> None:
     partial.write_bytes(whole[:3000])
     assert site()["changed"]
     assert (site.dest / "wheels" / "a-1-py3-none-any.whl").read_bytes() == whole and not partial.exists()
+
+
+def writers(place: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the processes in which rsync writes what will be *place*, and the temporary files."""
+    temporary = re.compile(rf"\.{re.escape(place.name.removeprefix('.'))}\.[A-Za-z0-9]{{6}}")
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            path = Path(os.readlink(link))
+            if path.parent == place.parent and temporary.fullmatch(path.name):
+                yield int(link.parts[2]), path
+
+
+@pytest.mark.parametrize("name", ["wheels/a-1-py3-none-any.whl", "tools/uv", "assets/.maniskill/.config"])
+def test_what_rsync_left_where_it_was_killed_is_gone_after_the_next_push(site: Site, tree_hash: TreeHash, name: str) -> None:
+    """As where a node loses its power: rsync ends without a chance to tidy up, and its temporary file would be one too many."""
+    (site.bundle / name).write_bytes(os.urandom(1 << 20))
+    seal(Bundle(site.bundle))
+    given = {"verify": {"stamp": str(site.work / "state" / "bundle.json")}}
+    with ThreadPoolExecutor() as pool:
+        pushing = pool.submit(site, given={**given, "bandwidth": 200})
+        while not (found := [*writers(site.dest / name)]):
+            assert not pushing.done()
+        ((process, temporary),) = found
+        os.kill(process, signal.SIGKILL)
+        assert pushing.result()["failed"]
+    assert temporary.exists() and not (site.dest / name).exists()
+    # what it kept of a file that is no longer in the bundle by now
+    old = temporary.with_name(".rlinf-partial") / "gone.whl"
+    old.parent.mkdir()
+    old.write_text("half")
+    # what looks like it, and is of no file of the bundle, is somebody's
+    own = site.dest / "wheels" / ".own.config"
+    own.write_text("own")
+    result = site(given=given)
+    assert not result["failed"] and result["pruned"]["left_over"] == sorted(str(path.relative_to(site.dest)) for path in (old, temporary))
+    assert own.read_text() == "own"
+    own.unlink()
+    assert sent(site.dest, tree_hash) == sent(site.bundle, tree_hash)
 
 
 def test_to_a_node_one_pushes_at_a_time(site: Site) -> None:
