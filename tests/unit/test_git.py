@@ -204,7 +204,7 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with _git.session() as session, pytest.raises(GitError, match="nothing came from it for"):
-        session.run(["-c", f"alias.wait=!sh -c 'exec 9>{fifo}; echo started >&9; exec sleep 600'", "wait"], about="x", timeout=0.5)
+        session.run(["-c", f"alias.wait=!sh -c 'exec 9>{fifo}; echo started >&9; exec sleep 600'", "wait"], about="x", timeout=3)
     # the end of the fifo is seen once nobody holds its other end
     os.set_blocking(reader, True)
     with open(reader, "rb") as stream:
