@@ -133,6 +133,9 @@ class Peer:
             "listen_interfaces": job["listen"],
             "alert_mask": self.library.alert.category_t.storage_notification,
             "strict_end_game_mode": True,
+            # what waits to be written, in bytes and in blocks of 16 KiB: libtorrent 2.1 lets it grow to 100 MB of a node's memory
+            "max_queued_disk_bytes": 8 << 20,
+            "cache_size": 256,
             "connection_speed": 100,
             # what is asked for far ahead, in seconds and in blocks of 16 KiB, or together with its neighbours, is got twice
             "request_queue_time": 1,

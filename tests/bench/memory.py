@@ -44,7 +44,7 @@ NOT_MEASURED = {
     "rlinf_apt_cache": "apt resolves, in a process of its own; files come by what rlinf_asset_cache fetches with",
     "rlinf_apt_install": "apt and dpkg install, in processes of their own; files are hashed as rlinf_bundle hashes them",
     "rlinf_branch_sync": "git fetches and rebases, as for rlinf_repo_mirror; no file of a bundle is touched",
-    "rlinf_collect": "rsync brings the few wheels that a node has built, as for rlinf_push",
+    "rlinf_collect": "Ansible's connection brings the few wheels that a node has built",
     "rlinf_runtime": "unpacks the few wheels in the bundle's tools, as uv does for rlinf_venv",
     "rlinf_survey": "writes one file out of what nodes said",
     "rlinf_target_lock": "uv resolves; files come by what rlinf_wheel_cache fetches and judges them with",
