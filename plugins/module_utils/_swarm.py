@@ -48,6 +48,8 @@ PARTING = 10.0
 """Seconds in which peers are to end that are not needed any more."""
 ENOUGH = 1_000_000
 """Bytes a second that nodes give each other at least, or the bastion does not fall silent."""
+FILES = 50_000
+"""How many files nodes give each other at most, the largest: each takes a kilobyte or two of every peer's memory. rsync brings the rest."""
 _PIECES = 2000
 _PIECE = (256 * 1024, 4 * 1024 * 1024)
 # reads the program off its standard input, of which the job is the next line
@@ -106,10 +108,10 @@ class Reach:
         script = f'exec {become}{shlex.quote(self.python)} -c {shlex.quote(_BOOTSTRAP)} "$SSH_CONNECTION"'
         return [*self.ssh.command, "-T", self.ssh.host, f"/bin/sh -c {shlex.quote(script)}"]
 
-    def job(self, shared: Mapping[str, Any], files: Mapping[str, Any], wheels: Mapping[str, str]) -> dict[str, Any]:
+    def job(self, files: Mapping[str, Any], wheels: Mapping[str, str], bandwidth: int) -> dict[str, Any]:
         return {
-            **shared,
             "do": "join",
+            "bandwidth": bandwidth,
             "folder": str(Bundle(Path(self.destination)).arriving),
             "destination": self.destination,
             "files": {name: files[name] for name in self.files if name in files},
@@ -150,11 +152,12 @@ class _Running:
     """A peer that was started, and what it last said.
 
     :param told: gets its name with everything that it says, and None when it has ended.
+    :param torrent: given to it behind the job.
     :ivar lacks: how many bytes it is to receive.
     :ivar ended: nothing more is to be expected of it: it has ended, or was given up.
     """
 
-    def __init__(self, name: str, command: Sequence[str], job: Mapping[str, Any], told: _Told) -> None:
+    def __init__(self, name: str, command: Sequence[str], job: Mapping[str, Any], told: _Told, torrent: bytes) -> None:
         self.name = name
         self.part = Part()
         self.lacks = 0
@@ -167,12 +170,13 @@ class _Running:
         env = {**os.environ, **environment()}
         checkpoint(f"exec {os.path.basename(command[0])}")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
-        threading.Thread(target=self._talk, args=(job,), daemon=True).start()
+        threading.Thread(target=self._talk, args=(job, torrent), daemon=True).start()
 
-    def _talk(self, job: Mapping[str, Any]) -> None:
+    def _talk(self, job: Mapping[str, Any], torrent: bytes) -> None:
         program = Path(_swarm_peer.__file__).read_bytes()
-        line = json.dumps(job).encode()
-        self._write(b"%d\n%s%s\n" % (len(program), program, line))
+        self._write(b"%d\n%s" % (len(program), program))
+        self._write(json.dumps({**job, "torrent": len(torrent)}).encode() + b"\n")
+        self._write(torrent)
         self._has_job = True
         for said in self.process.stdout or ():
             try:
@@ -309,19 +313,21 @@ class Swarm:
         """
         names = sorted({name for reach in nodes.values() for name in reach.files})
         found = {name: _stat(self.bundle.root / name) for name in names}
-        # an empty file has no piece that could be given
-        files = {name: (size, mtime, mode) for name, (size, mtime, mode) in found.items() if size}
-        shared = {"torrent": self._torrent(list(files)), "bandwidth": self.node_bandwidth}
+        # an empty file has no piece that could be given; sorted() leaves those of one size in the order of their names
+        given = sorted((name for name in names if found[name][0]), key=lambda name: -found[name][0])[:FILES]
+        files = {name: found[name] for name in sorted(given)}
+        torrent = self._torrent(list(files))
         told: _Told = queue.Queue()
         peers: dict[str, _Running] = {}
         try:
             for name, reach in nodes.items():
-                peers[name] = _Running(name, reach.command, reach.job(shared, files, self.wheels), told)
+                job = reach.job(files, self.wheels, self.node_bandwidth)
+                peers[name] = _Running(name, reach.command, job, told, torrent)
                 peers[name].lacks = sum(files[lacking][0] for lacking in reach.files if lacking in files)
             _until(told, peers, lambda peer: peer.ready)
             ready = [peer for peer in peers.values() if peer.ready and not peer.ended]
             if ready:
-                self._give(shared, files, ready, peers, told)
+                self._give(torrent, files, ready, peers, told)
         finally:
             _end(peers.values(), PARTING)
         parts = {name: peer.part for name, peer in peers.items()}
@@ -329,7 +335,7 @@ class Swarm:
 
     def _give(
         self,
-        shared: Mapping[str, Any],
+        torrent: bytes,
         files: Mapping[str, Any],
         ready: Sequence[_Running],
         peers: dict[str, _Running],
@@ -337,14 +343,13 @@ class Swarm:
     ) -> None:
         """Let the ready ones and the bastion give and take until each has everything, or was given up."""
         seeding = {
-            **shared,
             "do": "seed",
             "folder": str(self.bundle.root),
             "files": files,
             "wheels": self._own_wheels(),
             "bandwidth": self.bandwidth,
         }
-        seed = peers[""] = _Running("", [self.python, "-c", _BOOTSTRAP], seeding, told)
+        seed = peers[""] = _Running("", [self.python, "-c", _BOOTSTRAP], seeding, told, torrent)
         _until(told, peers, lambda peer: peer.ready)
         if not seed.ready:
             raise BundleError(f"The bastion cannot take part in a swarm: {seed.part.reason}.")
@@ -370,12 +375,12 @@ class Swarm:
     def _own_wheels(self) -> dict[str, str]:
         return {python: str(self.bundle.root / wheel) for python, wheel in self.wheels.items()}
 
-    def _torrent(self, names: Sequence[str]) -> str:
-        """Return the torrent of these files, in base64; it is kept where the bundle may be written, since making it reads everything."""
+    def _torrent(self, names: Sequence[str]) -> bytes:
+        """Return the torrent of these files; it is kept where the bundle may be written, since making it reads everything."""
         key = sha256_bytes("\0".join([manifest_digest(self.bundle), *names]).encode())
         kept = self.bundle.cache / "torrents" / f"{key}.torrent"
         with contextlib.suppress(OSError):
-            return base64.b64encode(kept.read_bytes()).decode()
+            return kept.read_bytes()
         total = sum((self.bundle.root / name).stat().st_size for name in names)
         job = {
             "do": "make",
@@ -385,7 +390,7 @@ class Swarm:
             "wheels": self._own_wheels(),
         }
         told: _Told = queue.Queue()
-        maker = _Running("", [self.python, "-c", _BOOTSTRAP], job, told)
+        maker = _Running("", [self.python, "-c", _BOOTSTRAP], job, told, b"")
         try:
             while True:
                 event = told.get()[1]
@@ -396,12 +401,13 @@ class Swarm:
                     break
         finally:
             _end([maker], PATIENCE)
+        made = base64.b64decode(event["torrent"])
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
             for old in kept.parent.glob("*.torrent"):
                 old.unlink(missing_ok=True)
-            atomic_write(kept, base64.b64decode(event["torrent"]))
-        return str(event["torrent"])
+            atomic_write(kept, made)
+        return made
 
 
 def _until(told: _Told, peers: Mapping[str, _Running], reached: Callable[[_Running], bool]) -> None:

@@ -4,7 +4,8 @@
 """One peer of a swarm: the bastion's, which has everything, or a node's. A program of its own, which needs no other file of the collection.
 
 ``_swarm.py`` starts it, on a node through ssh, and holds its standard input: when that ends, for whatever reason, so does the peer. Each line of
-standard input and of standard output is one object of JSON. BitTorrent v2 (BEP 52) is spoken by libtorrent, out of its wheel.
+standard input and of standard output is one object of JSON, apart from the torrent, which follows the first. BitTorrent v2 (BEP 52) is spoken
+by libtorrent, out of its wheel.
 
 Standard library only, apart from libtorrent.
 """
@@ -102,7 +103,7 @@ def torrent(library: Any, folder: Path, names: Sequence[str], piece: int) -> byt
 class Peer:
     """A session with one torrent in it.
 
-    :param job: ``torrent`` (base64), ``files`` {name: [bytes, modification time in ns, mode]}, ``folder`` where what arrives lies, ``destination``
+    :param job: ``torrent``, ``files`` {name: [bytes, modification time in ns, mode]}, ``folder`` where what arrives lies, ``destination``
         the bundle that it is linked into (none: this is the bastion's, which has everything in ``folder``), ``listen`` (address:port, or empty),
         ``bandwidth`` (bytes a second that it sends at most; 0: without limit).
     """
@@ -112,7 +113,8 @@ class Peer:
         self.folder = Path(job["folder"])
         self.destination = Path(job["destination"]) if job["destination"] else None
         self.files: Mapping[str, Sequence[int]] = job["files"]
-        info = library.torrent_info(library.bdecode(base64.b64decode(job["torrent"])))
+        # not by way of bdecode(), whose objects of Python take ten times the torrent
+        info = library.torrent_info(job["torrent"])
         self.pieces = int(info.num_pieces())
         layout = info.layout()
         self.names = [layout.file_path(number).removeprefix(f"{ROOT}/") for number in range(layout.num_files())]
@@ -379,8 +381,9 @@ def _node(library: Any, job: Mapping[str, Any], connection: str) -> None:
 
 
 def main() -> None:  # pragma: no cover
-    """Read the job, a line of JSON, and do it."""
+    """Read the job, a line of JSON, and the torrent of as many bytes as that says, and do it."""
     job = json.loads(sys.stdin.buffer.readline())
+    job["torrent"] = sys.stdin.buffer.read(job["torrent"])
     try:
         run(job, sys.argv[1] if len(sys.argv) > 1 else "")
     except (PeerError, OSError, RuntimeError) as error:

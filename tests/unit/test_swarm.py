@@ -72,7 +72,7 @@ def test_names_that_many_lack_are_kept_once(tmp_path: Path) -> None:
 def test_a_node_is_asked_by_one_command() -> None:
     reach = Reach(Ssh("gpu01", user="rlinf"), "/usr/bin/python3", "/opt/a b", ["wheels/x"], become="root")
     assert reach.command[-2] == "gpu01" and "exec sudo -n -u root /usr/bin/python3 -c" in reach.command[-1]
-    job = reach.job({"torrent": ""}, {"wheels/x": (1, 2, 3), "wheels/y": (4, 5, 6)}, {"3.11": "tools/swarm/l.whl"})
+    job = reach.job({"wheels/x": (1, 2, 3), "wheels/y": (4, 5, 6)}, {"3.11": "tools/swarm/l.whl"}, 0)
     assert job["files"] == {"wheels/x": (1, 2, 3)} and job["wheels"] == {"3.11": "/opt/a b/tools/swarm/l.whl"}
 
 
@@ -108,7 +108,11 @@ class Talk:
         self.process = subprocess.Popen(
             [sys.executable, _PROGRAM, "127.0.0.1 1 127.0.0.1 22"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.tell(job)
+        torrent = base64.b64decode(job.get("torrent", ""))
+        self.tell({**job, "torrent": len(torrent)})
+        assert self.process.stdin
+        self.process.stdin.buffer.write(torrent)
+        self.process.stdin.flush()
 
     def tell(self, command: dict[str, Any]) -> None:
         assert self.process.stdin
@@ -300,6 +304,15 @@ def test_nodes_that_reach_only_the_bastion_get_everything_of_it(tmp_path: Path, 
     # far more than the trickle of a bastion whose nodes serve each other
     assert outcome.seed.sent > outcome.seconds * 5 * _swarm_peer._TRICKLE
     assert [(tmp_path / f"node{number}/wheels/file-00000.bin").stat().st_size for number in (0, 1)] == [8_000_000] * 2
+
+
+def test_of_many_files_the_largest_are_given(tmp_path: Path, ssh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a torrent takes of memory grows with its files. What is left is for rsync, which follows."""
+    monkeypatch.setattr(_swarm, "FILES", 2)
+    bundle = bundle_of(tmp_path / "bundle", [1000, 300_000, 10, 1000, 0])
+    outcome = Swarm(bundle, swarm_wheels(bundle), sys.executable).push(nodes_of(bundle, tmp_path, ssh, 1))
+    assert outcome.nodes["node0"].complete and outcome.nodes["node0"].received >= 301_000
+    assert sorted(path.name for path in (tmp_path / "node0/wheels").iterdir()) == ["file-00000.bin", "file-00001.bin"]
 
 
 def test_without_the_bastions_peer_nodes_end_and_go_on_later_from_where_they_were(
