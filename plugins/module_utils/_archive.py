@@ -56,7 +56,7 @@ _ALL_ONES = 0xFFFFFFFF
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """One member of an archive: *path* is relative to where it is unpacked, *size* in bytes.
 
@@ -145,16 +145,14 @@ def _open_zip(archive: Path, stack: contextlib.ExitStack) -> _Content:
     with _damage_named(archive):
         raw = stack.enter_context(archive.open("rb"))
         opened = stack.enter_context(zipfile.ZipFile(raw))
-    entries = opened.infolist()
-    by_name = {entry.orig_filename: entry for entry in entries}
 
     def members() -> Iterator[Member]:
         _compare_headers(archive, raw, opened)
         _compare_ends(archive, raw, opened)
-        for entry in entries:
+        for entry in opened.infolist():
             yield _zip_member(archive, opened, entry)
 
-    return _Content(members, lambda member: opened.open(by_name[member.name]))
+    return _Content(members, lambda member: opened.open(member.name))
 
 
 class _TarStream:
@@ -383,7 +381,8 @@ def _plain(archive: Path, name: str) -> str:
         raise _error(archive, f"the name {name!r} leads out of the archive")
     if not _is_text(name) or any(len(part.encode()) > 255 for part in parts):
         raise _error(archive, f"the name {name!r} is too long or holds characters that are not allowed")
-    return "/".join(parts)
+    plain = "/".join(parts)
+    return name if plain == name else plain
 
 
 def _is_text(name: str) -> bool:
@@ -416,7 +415,9 @@ def _check_tree(archive: Path, members: list[Member]) -> None:
         if member.path in kinds and (kinds[member.path], member.kind) != ("directory", "directory"):
             raise _error(archive, f"member {member.path!r} is there twice")
         for path in _with_parents(member.path):
-            other = folded.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            fold = unicodedata.normalize("NFC", path).casefold()
+            # one text for both where they are equal: there may be hundreds of thousands
+            other = folded.setdefault(path if fold == path else fold, path)
             if other != path:
                 raise _error(archive, f"members {other!r} and {path!r} differ in case alone")
         if member.kind == "hardlink" and kinds.get(member.target) != "file":
@@ -446,9 +447,11 @@ def _check_link(archive: Path, member: Member, kinds: dict[str, str]) -> None:
 
 def _with_parents(path: str) -> Iterator[str]:
     """Yield the directories above a path, the topmost first, and the path."""
-    parts = path.split("/")
-    for length in range(1, len(parts) + 1):
-        yield "/".join(parts[:length])
+    end = path.find("/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find("/", end + 1)
+    yield path
 
 
 # -- writing

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from ansible_collections.rlinf.offline.plugins.module_utils._files import (
     atomic_write,
     exclusive,
     json_bytes,
+    of_many,
     parse_json,
     read_json,
     remove,
@@ -44,8 +44,8 @@ from ansible_collections.rlinf.offline.plugins.module_utils._urls import without
 FORMAT = 1
 NAMED = 20
 """How many files a message or a result names of each kind; the counts are always whole."""
-# files that wait to be hashed: each takes a kilobyte while it does
-_AT_ONCE = 2000
+SHOWN = 1000
+"""How many files a diff shows."""
 DOWNLOAD = "Run the playbook rlinf.offline.download on the bastion"
 # what a write that was cut off leaves behind: a partial download, a temporary file of _files
 _LEFT_OVER = re.compile(r".+\.part|\..+\.\d+\.tmp")
@@ -60,7 +60,8 @@ _MANIFEST = {
     "repositories": {str: {"commit": str}},
 }
 _PACKAGE = {"path": str, "source?": {f"{key}?": (str, type(None)) for key in ("url", "commit", "subdirectory")}}
-_NOTED = ("files", "former")
+# the newer last
+_NOTED = ("former", "files")
 _STAMP = {"bundle": str, "manifest": str, "serial": int, "files": dict, "former": dict}
 _FILE = (int, int, str, type(None))
 _LINK = (type(None), type(None), type(None), str)
@@ -267,11 +268,8 @@ def signature_digest(bundle: Bundle) -> str | None:
 
 
 def hash_files(root: Path, paths: Sequence[str], jobs: int) -> Iterator[tuple[str, str]]:
-    """Yield each path with the SHA-256 of that file below *root*, *jobs* of them hashed at a time."""
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start : start + _AT_ONCE]
-            yield from zip(some, pool.map(lambda path: sha256_file(root / path), some), strict=True)
+    """Return each path with the SHA-256 of that file below *root*, *jobs* of them hashed at a time."""
+    return of_many(lambda path: sha256_file(root / path), paths, jobs)
 
 
 def entry_bytes(entry: Mapping[str, Any]) -> int:
@@ -382,22 +380,24 @@ def _entries(
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the manifest's entry of every file, and how many files were read for it."""
     files: dict[str, dict[str, Any]] = {}
+    origin = origins(bundle)
+
+    def enter(path: str, **content: Any) -> None:
+        entry, known = {**content, "origin": origin(path, content.get("sha256"))}, former.get(path)
+        # what is the same is kept once
+        files[path] = known if known == entry else entry
+
     to_hash = []
     for path, file in found.items():
         known = former.get(path, {})
         if file.link is not None:
-            files[path] = {"link": file.link}
+            enter(path, link=file.link)
         elif not full and (known.get("size"), known.get("mtime_ns")) == file.stat:
-            files[path] = {key: known[key] for key in ("size", "sha256", "mtime_ns")}
+            enter(path, size=file.size, sha256=known["sha256"], mtime_ns=file.mtime_ns)
         else:
             to_hash.append(path)
     for path, digest in hash_files(bundle.root, to_hash, jobs):
-        known = former.get(path, {}).get("sha256")
-        # the same text once, where it is the same
-        files[path] = {"size": found[path].size, "sha256": known if known == digest else digest, "mtime_ns": found[path].mtime_ns}
-    origin = origins(bundle)
-    for path, entry in files.items():
-        entry["origin"] = origin(path, entry.get("sha256"))
+        enter(path, size=found[path].size, sha256=digest, mtime_ns=found[path].mtime_ns)
     return files, len(to_hash)
 
 
@@ -479,11 +479,11 @@ def _summary(changes: Difference) -> str:
 
 
 def _diff_texts(before: Mapping[str, Any], after: Mapping[str, Any], changes: Difference) -> tuple[str, str]:
-    """Return the two sides of a diff: the files that differ, a line each, with counts and bytes at the top."""
+    """Return the two sides of a diff: the first files that differ, a line each, with counts and bytes of all at the top."""
 
     def side(files: Mapping[str, Any], paths: Iterable[str]) -> str:
         lines = [f"files: {len(files)}, {size_text(sum(map(entry_bytes, files.values())))}"]
-        for path in sorted(paths):
+        for path in sorted(paths)[:SHOWN]:
             entry = files[path]
             lines.append(f"{path} -> {entry['link']}" if "link" in entry else f"{path} {entry['size']} sha256:{entry['sha256']}")
         return "".join(f"{line}\n" for line in lines)
@@ -529,11 +529,11 @@ def verify(
     if stamp is not None and stamp.absolute().is_relative_to(bundle.root.absolute()):
         raise BundleError(f"The stamp {stamp} lies in the bundle, which nodes never write into. Give a path outside of it.")
     files = manifest["files"]
-    known = read_stamp(stamp, bundle)
+    known = read_stamp(stamp, bundle, files)
     found, left_over = scan(bundle)
     noted = {} if full else known.get("files", {})
     files = {path: entry for path, entry in files.items() if path in found or wanted is None or path in wanted}
-    seen = {path for path in files.keys() & noted.keys() & found.keys() if noted[path] == found[path].noted(files[path].get("sha256", ""))}
+    seen = {path for path in files if path in noted and path in found and noted[path] == found[path].noted(files[path].get("sha256", ""))}
     missing, damaged, to_hash = differences(bundle, files, found, seen, jobs if read else 0)
     extra = {path: file.size for path, file in found.items() if path not in manifest["files"]}
     wrong = [path for path in extra if stamp is None or not _by_name(bundle, path)]
@@ -545,7 +545,7 @@ def verify(
             remove(bundle.arriving)
         # files that it shared with the bundle have other times for it
         found, left_over = scan(bundle)
-    former = _former(known, found)
+    former = _former(known, found, extra)
     new = {
         "format": FORMAT,
         "bundle": str(bundle.root.resolve()),
@@ -553,7 +553,7 @@ def verify(
         "serial": manifest["serial"],
         "signed_by": [signer.principal, signer.fingerprint] if signer else None,
         "files": {path: found[path].noted(entry["sha256"]) for path, entry in files.items() if "link" not in entry},
-        "former": {path: former[path] for path in extra if path in former},
+        "former": former,
     }
     changed = stamp is not None and new != known and _lasting(new) != _lasting(known)
     if stamp is not None and new != known and not check:
@@ -652,8 +652,11 @@ def _misfit(bundle: Bundle, kinds: Mapping[str, Sequence[str]]) -> BundleError:
     return BundleError("\n".join(lines), **{kind: {"count": len(paths), "first": sorted(paths)[:NAMED]} for kind, paths in kinds.items()})
 
 
-def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
-    """Return what this machine noted when it verified this very bundle, or nothing: a stamp of another place or format is worth nothing."""
+def read_stamp(stamp: Path | None, bundle: Bundle, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what this machine noted when it verified this very bundle, or nothing: a stamp of another place or format is worth nothing.
+
+    :param files: those of the manifest, whose names and digests are kept once.
+    """
     if stamp is None or not stamp.is_file():
         return {}
     try:
@@ -661,7 +664,14 @@ def read_stamp(stamp: Path | None, bundle: Bundle) -> dict[str, Any]:
     except BundleError:
         return {}
     usable = not misfit(known, _STAMP) and known.get("format") == FORMAT and known["bundle"] == str(bundle.root.resolve())
-    return known if usable and all(isinstance(entry, list) for kind in _NOTED for entry in known[kind].values()) else {}
+    if not usable or not all(isinstance(entry, list) for kind in _NOTED for entry in known[kind].values()):
+        return {}
+    texts = {text: text for path, entry in files.items() for text in (path, entry.get("sha256"))}
+
+    def once(said: Any) -> Any:
+        return texts.get(said, said) if isinstance(said, str) else said
+
+    return {**known, **{kind: {once(path): [*map(once, entry)] for path, entry in known[kind].items()} for kind in _NOTED}}
 
 
 def _lasting(stamp: Mapping[str, Any]) -> dict[str, Any]:
@@ -691,8 +701,9 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
     check_present(bundle)
     with contextlib.nullcontext() if check else exclusive(bundle.lock_file, f"the bundle {bundle.root}"):
         manifest = read_manifest(bundle)
-        found, left_over = scan(bundle)
         files = manifest["files"]
+        noted = read_stamp(stamp, bundle, files)
+        found, left_over = scan(bundle)
         extra = {path: file.size for path, file in found.items() if path not in files}
         unfinished = [path for path in extra if is_unfinished(path, files)]
         left_over = sorted([*left_over, *unfinished])
@@ -700,7 +711,7 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
         if stamp is None:
             removed, aside = extra, {}
         else:
-            known = _former(read_stamp(stamp, bundle), found)
+            known = _former(noted, found, extra)
             kept = {path for path in extra if _by_name(bundle, path) and not (former and path in known)}
             removed = {path: size for path, size in extra.items() if path not in kept and path in known}
             aside = {path: size for path, size in extra.items() if path not in kept and path not in removed}
@@ -730,10 +741,10 @@ def _by_name(bundle: Bundle, path: str) -> bool:
     return path.split("/", 1)[0] in {folder.name for folder in bundle.by_name}
 
 
-def _former(known: Mapping[str, Any], found: Mapping[str, Found]) -> dict[str, Any]:
-    """Return what a stamp knows of files that are there as they were when they were verified."""
-    seen = (item for kind in ("former", "files") for item in known.get(kind, {}).items())
-    return {path: entry for path, entry in seen if path in found and entry[:2] == [*found[path].stat]}
+def _former(known: Mapping[str, Any], found: Mapping[str, Found], paths: Iterable[str]) -> dict[str, Any]:
+    """Return what a stamp knows of those of these files that are there as they were when they were verified."""
+    seen = {path: known[kind][path] for kind in _NOTED if kind in known for path in paths if path in known[kind]}
+    return {path: entry for path, entry in seen.items() if path in found and entry[:2] == [*found[path].stat]}
 
 
 def _set_aside(bundle: Bundle, path: str) -> None:

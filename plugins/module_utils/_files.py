@@ -14,15 +14,17 @@ import fcntl
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import OfflineError
 from ansible_collections.rlinf.offline.plugins.module_utils._faults import checkpoint
@@ -32,6 +34,10 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 """What flock(2) says on a file system that has no locks: Lustre mounted without, NFS without its daemon."""
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
+_AT_ONCE = 2000
+"""Files that wait for a thread: each takes a kilobyte while it does."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def at_home(path: str) -> Path:
@@ -54,6 +60,14 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def of_many(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with what a function that reads files returns of it, *jobs* of them at a time. There may be hundreds of thousands."""
+    left = iter(items)
+    with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
+        while some := [*itertools.islice(left, _AT_ONCE)]:
+            yield from zip(some, pool.map(function, some), strict=True)
 
 
 def fsync_directory(path: Path) -> None:

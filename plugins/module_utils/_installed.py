@@ -12,13 +12,12 @@ import os
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import VenvError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import CHUNK
+from ansible_collections.rlinf.offline.plugins.module_utils._files import CHUNK, of_many
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,14 @@ def damaged_files(
                 if path.endswith(".dist-info/INSTALLER"):
                     continue
                 owners.setdefault(os.path.normpath(os.path.join(folder, path)), []).append((name, path, digest))
-    with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
-        right = pool.map(lambda item: _matches(item[0], {digest for _name, _path, digest in item[1]}), owners.items())
-        for (file, claims), is_right in zip(owners.items(), right, strict=True):
-            if (
-                not is_right
-                and not _may_be_gone(file, claims, removes)
-                and not any(_equals_member(file, wheels.get(name), path) for name, path, _digest in claims)
-            ):
-                damaged.setdefault(claims[0][0], []).append(claims[0][1])
+    judged = of_many(lambda item: _matches(item[0], {digest for _name, _path, digest in item[1]}), owners.items(), jobs)
+    for (file, claims), is_right in judged:
+        if (
+            not is_right
+            and not _may_be_gone(file, claims, removes)
+            and not any(_equals_member(file, wheels.get(name), path) for name, path, _digest in claims)
+        ):
+            damaged.setdefault(claims[0][0], []).append(claims[0][1])
     return damaged
 
 

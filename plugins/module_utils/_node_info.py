@@ -229,7 +229,7 @@ def bundle_state(bundle: Bundle, node: Node) -> dict[str, Any]:
         }
     manifest = _bundle.read_manifest(bundle)
     digest = _bundle.manifest_digest(bundle)
-    stamp = _bundle.read_stamp(node.bundle_stamp, bundle)
+    stamp = _bundle.read_stamp(node.bundle_stamp, bundle, manifest["files"])
     return {
         "present": True,
         "sealed": True,

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes
-from io import BytesIO, StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -138,17 +138,21 @@ def check_whole(wheel: Path, filename: str) -> None:
     _archive.listed(wheel)
     try:
         name, version, _build, _tags = parse_wheel_filename(filename)
-        with zipfile.ZipFile(wheel) as archive:
-            info = next((entry[: -len("METADATA")] for entry in archive.namelist() if _METADATA.match(entry)), None)
-            if info is None or f"{info}WHEEL" not in archive.namelist():
-                raise ArchiveError(f"{filename} is no whole wheel (METADATA and WHEEL are not both in it).")
-            said = message_from_bytes(archive.read(f"{info}METADATA"))
+        said = message_from_bytes(_metadata(wheel, filename))
         other = (canonicalize_name(str(said["Name"] or "")), Version(str(said["Version"] or "")))
     except (*_DAMAGED, InvalidWheelFilename, InvalidVersion) as error:
         raise ArchiveError(f"{filename} is no whole wheel ({error}).") from None
     if other != (name, version):
         raise ArchiveError(f"{filename} holds {other[0]} {other[1]}, which is not what its name says.")
     check_record(wheel, content=True)
+
+
+def _metadata(wheel: Path, filename: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        info = next((entry[: -len("METADATA")] for entry in archive.namelist() if _METADATA.match(entry)), None)
+        if info is None or f"{info}WHEEL" not in archive.namelist():
+            raise ArchiveError(f"{filename} is no whole wheel (METADATA and WHEEL are not both in it).")
+        return archive.read(f"{info}METADATA")
 
 
 def check_record(wheel: Path, *, content: bool = False) -> None:
@@ -181,13 +185,14 @@ def _rows(archive: zipfile.ZipFile, members: set[str]) -> dict[str, str]:
         raise ArchiveError(f"it has {'more than one' if records else 'no'} RECORD.")
     unlisted = {records[0], f"{records[0]}.jws", f"{records[0]}.p7s"}
     rows: dict[str, str] = {}
-    for row in csv.reader(StringIO(archive.read(records[0]).decode(), newline="")):
-        if row and (len(row) != 3 or row[0] in rows):
-            raise ArchiveError(f"its RECORD lists {row[0]!r} twice, or in another form than path, digest and size.")
-        if row and row[0] not in unlisted:
-            rows[row[0]] = row[1]
-            if row[1].partition("=")[0] not in _DIGESTS:
-                raise ArchiveError(f"its RECORD has no digest of {row[0]}.")
+    with TextIOWrapper(archive.open(records[0]), encoding="utf-8", newline="") as stream:
+        for row in csv.reader(stream):
+            if row and (len(row) != 3 or row[0] in rows):
+                raise ArchiveError(f"its RECORD lists {row[0]!r} twice, or in another form than path, digest and size.")
+            if row and row[0] not in unlisted:
+                rows[row[0]] = row[1]
+                if row[1].partition("=")[0] not in _DIGESTS:
+                    raise ArchiveError(f"its RECORD has no digest of {row[0]}.")
     for name in sorted(members - unlisted - rows.keys())[:1]:
         raise ArchiveError(f"its RECORD does not list {name}.")
     for name in sorted(rows.keys() - members)[:1]:
