@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -705,7 +705,7 @@ def prune(bundle: Bundle, *, stamp: Path | None = None, former: bool = True, che
         noted = read_stamp(stamp, bundle, files)
         found, left_over = scan(bundle)
         extra = {path: file.size for path, file in found.items() if path not in files}
-        unfinished = [path for path in extra if is_unfinished(path, files)]
+        unfinished = {path for path in extra if is_unfinished(path, files)}
         left_over = sorted([*left_over, *unfinished])
         extra = {path: size for path, size in extra.items() if path not in unfinished}
         if stamp is None:
@@ -741,10 +741,11 @@ def _by_name(bundle: Bundle, path: str) -> bool:
     return path.split("/", 1)[0] in {folder.name for folder in bundle.by_name}
 
 
-def _former(known: Mapping[str, Any], found: Mapping[str, Found], paths: Iterable[str]) -> dict[str, Any]:
+def _former(known: Mapping[str, Any], found: Mapping[str, Found], paths: Collection[str]) -> dict[str, Any]:
     """Return what a stamp knows of those of these files that are there as they were when they were verified."""
-    seen = {path: known[kind][path] for kind in _NOTED if kind in known for path in paths if path in known[kind]}
-    return {path: entry for path, entry in seen.items() if path in found and entry[:2] == [*found[path].stat]}
+    there = [path for path in paths if path in found]
+    seen = ((path, known[kind][path]) for kind in _NOTED if kind in known for path in there if path in known[kind])
+    return {path: entry for path, entry in seen if entry[:2] == [*found[path].stat]}
 
 
 def _set_aside(bundle: Bundle, path: str) -> None:

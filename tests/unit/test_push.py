@@ -261,11 +261,13 @@ def test_a_transfer_that_was_cut_off_is_continued(site: Site) -> None:
 def writers(place: Path) -> Iterator[tuple[int, Path]]:
     """Yield the processes in which rsync writes what will be *place*, and the temporary files."""
     temporary = re.compile(rf"\.{re.escape(place.name.removeprefix('.'))}\.[A-Za-z0-9]{{6}}")
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in Path("/proc").glob("[0-9]*"):
+        # it may end meanwhile
         with contextlib.suppress(OSError):
-            path = Path(os.readlink(link))
-            if path.parent == place.parent and temporary.fullmatch(path.name):
-                yield int(link.parts[2]), path
+            for link in (process / "fd").iterdir():
+                path = Path(os.readlink(link))
+                if path.parent == place.parent and temporary.fullmatch(path.name):
+                    yield int(process.name), path
 
 
 @pytest.mark.parametrize("name", ["wheels/a-1-py3-none-any.whl", "tools/uv", "assets/.maniskill/.config"])
@@ -278,7 +280,7 @@ def test_what_rsync_left_where_it_was_killed_is_gone_after_the_next_push(site: S
         pushing = pool.submit(site, given={**given, "bandwidth": 200})
         while not (found := [*writers(site.dest / name)]):
             assert not pushing.done()
-        ((process, temporary),) = found
+        process, temporary = found[0]
         os.kill(process, signal.SIGKILL)
         assert pushing.result()["failed"]
     assert temporary.exists() and not (site.dest / name).exists()
