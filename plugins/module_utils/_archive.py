@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import errno
 import itertools
 import lzma
 import os
@@ -51,7 +52,7 @@ DAMAGED = (
     NotImplementedError,
     RuntimeError,
 )
-"""What the readers of the standard library raise for a damaged archive, apart from an :class:`OSError`."""
+"""What the readers of the standard library raise for a damaged archive, apart from an :class:`OSError` (see :func:`is_damage`)."""
 _ALL_ONES = 0xFFFFFFFF
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -502,6 +503,11 @@ def _copy(content: _Content, source: Member, stream: IO[bytes] | None) -> None:
 # -- errors
 
 
+def is_damage(error: Exception) -> bool:
+    """Return whether what a reader raised is about what it has read, and not about the disk: a place before a file's beginning is EINVAL."""
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
+
+
 @contextlib.contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
     """Turn what the readers of the standard library raise for a damaged archive into an error that names it."""
@@ -510,7 +516,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise _error(archive, "the name of a member is not in UTF-8") from None
     except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if not is_damage(error):
             raise
         raise _error(archive, f"it is damaged ({error}). Remove it and have it fetched again") from None
 

@@ -9,7 +9,6 @@ were built from, so that another target, or another run, finds the same bytes. S
 
 from __future__ import annotations
 
-import gzip
 import os
 import tarfile
 import threading
@@ -372,7 +371,9 @@ def sdist_content(sdist: Path) -> Content:
             stream = archive.extractfile(member) if member else None
             newest = int(max((member.mtime for member in members), default=0))
             return _content(sdist, [member.name for member in members], newest, stream.read() if stream else None)
-    except (*_archive.DAMAGED, gzip.BadGzipFile, KeyError) as error:  # the last: a link that leads nowhere
+    except (*_archive.DAMAGED, OSError, KeyError) as error:  # the last: a link that leads nowhere
+        if not _archive.is_damage(error):
+            raise
         raise LockError(f"{sdist.name} is damaged ({error}).") from None
 
 

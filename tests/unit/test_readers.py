@@ -364,6 +364,7 @@ PYPROJECT = {
 @example(b"build-system = 1", 0, 0)
 @example(b"build-system = {requires = 5}", 0, 0)
 @example(b"[", 0, 0)
+@example(b"\x00\x00", 65536, 267)
 def test_a_pyproject_and_the_sdist_that_holds_it(bundle: Bundle, content: bytes, noise: int, place: int) -> None:
     pyproject = bundle.records / "pyproject.toml"
     pyproject.write_bytes(content)
