@@ -144,9 +144,12 @@ def remove_temporaries(path: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | None = None, owner: tuple[int, int] | None = None) -> None:
+def atomic_write(
+    path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644, mtime_ns: int | None = None, owner: tuple[int, int] | None = None
+) -> None:
     """Write *data* under *path*: a temporary file beside it, fsync, rename.
 
+    :param data: the content, or its pieces one after the other.
     :param mode: the permissions of the file, whatever the umask.
     :param mtime_ns: modification time in nanoseconds since the epoch; now if not given.
     :param owner: user and group id, given to the file where this process may; its own if not given.
@@ -157,7 +160,7 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644, mtime_ns: int | 
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             if owner is not None:
                 with contextlib.suppress(PermissionError):

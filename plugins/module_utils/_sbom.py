@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import email
 import hashlib
-import io
 import json
 import re
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,10 +47,21 @@ Component = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bill:
-    """A bill of materials: its *content* as written, and how many components it has."""
+    """A bill of materials, which is made anew whenever it is asked for: that of a hundred thousand files has as many kilobytes.
 
-    content: bytes
+    :param pieces: gives its content, one piece after the other.
+    :param sha256: of the content, and its *size* in bytes.
+    :param components: how many it has.
+    """
+
+    pieces: Callable[[], Iterator[bytes]]
+    sha256: str
+    size: int
     components: int
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.pieces())
 
 
 def bill_of(bundle: Bundle) -> Bill:
@@ -91,13 +101,18 @@ def bill_of(bundle: Bundle) -> Bill:
             *({"ref": ref, "dependsOn": paths} for ref, paths in claimed.items()),
         ],
     }
-    digest = hashlib.sha256()
-    for piece in _pieces(body, components()):
+    anonymous, _size = _digest(_pieces(body, components()))
+    body["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'{NAME} {anonymous}')}"
+    return Bill(lambda: _pieces(body, components()), *_digest(_pieces(body, components())), len(targets) + len(names))
+
+
+def _digest(pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Return the SHA-256 of a content, and its bytes."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
         digest.update(piece)
-    serial = uuid.uuid5(uuid.NAMESPACE_OID, f"{NAME} {digest.hexdigest()}")
-    content = io.BytesIO()
-    content.writelines(_pieces({**body, "serialNumber": f"urn:uuid:{serial}"}, components()))
-    return Bill(content.getvalue(), len(targets) + len(names))
+        size += len(piece)
+    return digest.hexdigest(), size
 
 
 def _pieces(body: Mapping[str, Any], components: Iterable[Component]) -> Iterator[bytes]:

@@ -57,7 +57,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.rlinf.offline.plugins.module_utils._errors import BundleError, OfflineError
-from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, parse_json, sha256_bytes, sha256_file
+from ansible_collections.rlinf.offline.plugins.module_utils._files import atomic_write, parse_json, sha256_file
 from ansible_collections.rlinf.offline.plugins.module_utils._items import lines_diff
 from ansible_collections.rlinf.offline.plugins.module_utils._module import Module, finish, opened
 from ansible_collections.rlinf.offline.plugins.module_utils._sbom import bill_of
@@ -78,18 +78,17 @@ def work(module: Module) -> dict[str, Any]:
     start = time.monotonic()
     with opened(module) as bundle:
         bill = bill_of(bundle)
-        digest = sha256_bytes(bill.content)
-        changed = not bundle.sbom.is_file() or sha256_file(bundle.sbom) != digest
+        changed = not bundle.sbom.is_file() or sha256_file(bundle.sbom) != bill.sha256
         former = lines(bundle.sbom.read_bytes(), bundle.sbom) if module._diff and changed and bundle.sbom.is_file() else []
         if changed and not module.check_mode:
             bundle.records.mkdir(exist_ok=True)
-            atomic_write(bundle.sbom, bill.content)
+            atomic_write(bundle.sbom, bill.pieces())
     told: dict[str, Any] = {
         "changed": changed,
         "path": str(bundle.sbom),
         "components": bill.components,
-        "bytes": len(bill.content),
-        "sha256": digest,
+        "bytes": bill.size,
+        "sha256": bill.sha256,
         "seconds": round(time.monotonic() - start, 2),
     }
     if module._diff and changed:
