@@ -14,6 +14,13 @@ from tests.real.page import PAGE, write_section
 FIGURES = PAGE.parent / "figures"
 
 
+def recorded(name: str) -> list[dict[str, Any]]:
+    """Return the figures that are recorded of a benchmark, none if there are none."""
+    path = FIGURES / f"{name}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return found
+
+
 def record(name: str, title: str, rows: Sequence[Any], text: str | None) -> None:
     """Write a section, its figures and its plot, if there is a text.
 

@@ -15,7 +15,6 @@ import argparse
 import atexit
 import datetime
 import functools
-import json
 import re
 import shutil
 import statistics
@@ -33,7 +32,7 @@ from typing import Any
 import yaml
 
 from ansible_collections.rlinf.offline.plugins.module_utils._layout import Bundle
-from tests.bench.page import FIGURES, record
+from tests.bench.page import record, recorded
 from tests.support.fleet import PREFIX, Fleet, bundle_of, environment, inventory, play
 
 RATE = "200mbit"
@@ -190,9 +189,7 @@ def measure(options: argparse.Namespace, work: Path) -> int:
 
 def _merged(name: str, figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return these figures and those recorded of other ways and numbers of nodes, in order."""
-    path = FIGURES / f"{name}.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    every = {(row["nodes"], row["way"]): row for row in (*old, *figures)}
+    every = {(row["nodes"], row["way"]): row for row in (*recorded(name), *figures)}
     order = [*WAYS]
     return [every[key] for key in sorted(every, key=lambda key: (key[0], order.index(key[1])))]
 
