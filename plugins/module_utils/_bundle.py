@@ -220,15 +220,14 @@ def read_manifest(bundle: Bundle) -> dict[str, Any]:
     :raises BundleError: there is no bundle, or its manifest is damaged or of a newer format.
     """
     check_present(bundle)
-    return _parsed(bundle, bundle.manifest.read_bytes())
+    return _shaped(bundle, read_json(bundle.manifest, BundleError))
 
 
-def _parsed(bundle: Bundle, data: bytes) -> dict[str, Any]:
-    """Return what the bytes of the manifest say.
+def _shaped(bundle: Bundle, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest that was read.
 
-    :raises BundleError: it is damaged or of a newer format.
+    :raises BundleError: it is none, or of a newer format.
     """
-    manifest: dict[str, Any] = parse_json(data, bundle.manifest, BundleError)
     if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
         raise BundleError(
             f"{bundle.manifest} has format {manifest['format']}, and this collection reads {FORMAT}. Use one version of it everywhere."
@@ -591,7 +590,7 @@ def _judged(bundle: Bundle, trust: Trust | None) -> tuple[dict[str, Any], str, S
     check_present(bundle)
     data = bundle.manifest.read_bytes()
     signer = trust.judge(bundle, data) if trust else None
-    manifest, digest = _parsed(bundle, data), sha256_bytes(data)
+    manifest, digest = _shaped(bundle, parse_json(data, bundle.manifest, BundleError)), sha256_bytes(data)
     if trust:
         trust.check_serial(bundle, manifest["serial"], digest)
     return manifest, digest, signer
@@ -609,7 +608,8 @@ def check_signed(bundle: Bundle, signers: str, names: Sequence[str]) -> None:
     check_present(bundle)
     data = bundle.manifest.read_bytes()
     signer_of(bundle, data, signers)
-    files, there = _parsed(bundle, data)["files"], [name for name in names if (bundle.root / name).is_file()]
+    files = _shaped(bundle, parse_json(data, bundle.manifest, BundleError))["files"]
+    there = [name for name in names if (bundle.root / name).is_file()]
     missing = [name for name in names if name not in there]
     extra = [name for name in there if name not in files]
     damaged = [name for name in there if name in files and files[name].get("sha256") != sha256_file(bundle.root / name)]

@@ -211,7 +211,10 @@ def read_json(path: Path, error: type[OfflineError] = OfflineError, shape: Any =
 def parse_json(data: bytes, path: Path, error: type[OfflineError] = OfflineError, shape: Any = object, remedy: str = AGAIN) -> Any:
     """Return what the content of a JSON file says, as :func:`read_json` does."""
     try:
-        found = json.loads(data)
+        text = data.decode()
+        # there may be tens of megabytes of them, and loads() would decode them beside these
+        del data
+        found = json.loads(text)
     except (ValueError, RecursionError) as exception:  # the latter: a thousand brackets
         raise error(f"{path} is damaged ({exception}). {remedy}") from None
     said = misfit(found, shape)
