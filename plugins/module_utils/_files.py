@@ -182,12 +182,15 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     atomic_write(path, json_bytes(value), mode=mode)
 
 
-def json_bytes(value: Any) -> bytes:
-    """Return the canonical JSON of *value*: sorted keys, two spaces, a final newline."""
+def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return the canonical JSON of *value*: sorted keys, two spaces, a final newline.
+
+    :param default: makes something of JSON out of what is none, one after the other.
+    """
     buffer = io.BytesIO()
     # as it is made: dumps() keeps each token of an indented text by itself until the last, which is six times the text
     with io.TextIOWrapper(buffer, encoding="utf-8", newline="\n", write_through=False) as text:
-        json.dump(value, text, indent=2, sort_keys=True, ensure_ascii=False)
+        json.dump(value, text, indent=2, sort_keys=True, ensure_ascii=False, default=default)
         text.write("\n")
         text.flush()
         return buffer.getvalue()

@@ -161,7 +161,7 @@ def write(
     common["of"] = len(planned)
     common["starts"] = [[parts[0].path, parts[0].offset] if parts else ["", 0] for parts in planned]
     described = {
-        f"{FOLDER}{number:03}": json_bytes({**common, "number": number, "parts": [asdict(part) for part in parts]})
+        f"{FOLDER}{number:03}": json_bytes({**common, "number": number, "parts": parts}, default=asdict)
         for number, parts in enumerate(planned, 1)
     }
     outcome = Outcome(len(planned))
