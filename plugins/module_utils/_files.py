@@ -56,9 +56,11 @@ def sha256_file(path: Path) -> str:
     :raises OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
+    with open(path, "rb", buffering=0) as stream:
+        # one for the whole file: the pages of a fresh one for each piece cost time, and what threads free of them is not given back
+        buffer = memoryview(bytearray(min(CHUNK, os.fstat(stream.fileno()).st_size or 1)))
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 

@@ -60,7 +60,7 @@ WAYS: Mapping[str, Callable[[Bundle], None]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=4_000_000_000, help="how large the bundle is")
+    parser.add_argument("--bytes", type=int, default=8_000_000_000, help="how large the bundle is: those of users have 5 to 20 GB")
     parser.add_argument("--runs", type=int, default=5, help="how often each is done; the median counts")
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
